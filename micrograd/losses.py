@@ -6,7 +6,7 @@ from operator import index
 from .engine import Value, as_value, dot
 
 def mean(terms):
-    return sum(terms) / len(terms)
+    return sum(terms, Value(0.0)) / len(terms)
 
 def mse(scores, targets):
     """Mean squared error: far off counts more than its share."""

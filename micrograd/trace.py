@@ -59,7 +59,7 @@ def write(params, inputs, outs):
     for v in topological(Value(0.0, outs))[:-1]:
         if any(p in names for p in v._prev):  # what is made of constants alone is one
             if v._op not in RULES:
-                raise ValueError(f"trace has no rule for {v._op!r}: add one to micrograd.trace.RULES")
+                raise ValueError(f"trace has no rule for {v._op!r}: add one to RULES in micrograd/trace.py")
             parents = [name(p) for p in v._prev]
             names[v] = o = f'v{len(backward)}'
             text, *slopes = RULES[v._op](o, *parents)

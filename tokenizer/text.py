@@ -1,0 +1,75 @@
+"""Text into chunks. Merges never cross the border of a chunk, so no token holds half of one word and half of another."""
+import os
+import re
+from collections import Counter
+from itertools import chain
+
+import regex
+
+# GPT-2: contractions, letters, numbers and the rest, each with the space before it; then what space is left.
+GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+# GPT-4: contractions in any case, numbers in threes (no + behind the }: other engines read that as "many threes").
+GPT4_PATTERN = (r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*+"""
+                r"""|\s++$|\s*[\r\n]|\s+(?!\S)|\s""")
+# GPT-4o: a capital begins a new word, marks belong to the letter they stand on, contractions to their word.
+_UPPER, _LOWER = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_TAIL = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+O200K_PATTERN = (_UPPER + "*" + _LOWER + "+" + _TAIL + _UPPER + "+" + _LOWER + "*" + _TAIL +
+                 r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+PATTERNS = {"gpt2": GPT2_PATTERN, "gpt4": GPT4_PATTERN, "o200k": O200K_PATTERN, "none": None}
+
+# Cheaper patterns, for the standard library's faster engine, that cut only where the published ones are bound to cut
+# too, so that a word can be looked up whole. That is before a space or tab that follows something visible, since all
+# of them let space stand only at the front of a chunk; and, but for GPT-2, behind line ends that follow something
+# visible, if the next line shows something other than a slash (GPT-4's chunks swallow line ends, GPT-4o's a slash too).
+_WORD = re.compile(r"\s*\S+(?:(?:[\r\n]+(?![\r\n]|[^\S\r\n]*[^\s/])|[^\S \t\r\n])\s*\S*)*[\r\n]*|\s+")
+WORDS = {GPT2_PATTERN: re.compile(r"\s*\S+(?:[^\S \t\r\n]\s*\S*)*|\s+"), GPT4_PATTERN: _WORD, O200K_PATTERN: _WORD}
+SEAM = regex.compile(r"(?r)(?<=\S)(?= )|(?<=\S\n)(?=\w)")          # the last place like that in a block of a file
+BLOCK = 1 << 22                                                    # characters
+
+def splitter(pattern):
+    """A function that cuts a text into chunks, which together are the text: "a, b!", \\w+ -> "a", ", ", "b", "!"."""
+    try:
+        compiled = regex.compile(r"(?s).+" if pattern is None else pattern)
+    except (regex.error, TypeError, RecursionError, OverflowError) as error:
+        raise ValueError(f"pattern {str(pattern)[:60]!r} is no regular expression: {error}") from None
+
+    def split(text):
+        chunks, end = [], 0
+        for match in compiled.finditer(text):
+            chunks += [text[end:match.start()], match[0]]          # what the pattern leaves out must not get lost
+            end = match.end()
+        return list(filter(None, [*chunks, text[end:]]))
+    return compiled.findall if pattern in WORDS or pattern is None else split
+
+def clean(text):
+    """The text as UTF-8 can hold it: half a surrogate pair becomes U+FFFD, two halves the character they mean.
+
+    That is what tiktoken does, and the one case in which decoding gives another text than was encoded."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+def blocks(path, pattern):
+    """A file in blocks that end where the pattern cuts anyway; in one block, where we do not know the pattern."""
+    with open(path, encoding="utf-8", newline="") as file:
+        rest = ""
+        while block := file.read(BLOCK if pattern in WORDS else -1):
+            rest += block
+            if pattern in WORDS and (seam := SEAM.search(rest)):
+                yield rest[:seam.start()]
+                rest = rest[seam.start():]
+        yield rest
+
+def read(data, pattern):
+    """The texts in a str, in a path (its file is read), or in an iterable of both."""
+    for item in [data] if isinstance(data, (str, os.PathLike)) else data:
+        if not isinstance(item, (str, os.PathLike)):
+            raise TypeError(f"text is a str, or a path to it, not {type(item).__name__}")
+        yield from [item] if isinstance(item, str) else blocks(item, pattern)
+
+def count_chunks(texts, pattern):
+    """How often each chunk occurs, in the order of first appearance: ["a b b"], GPT-2's -> {"a": 1, " b": 2}."""
+    return Counter(chain.from_iterable(map(splitter(pattern), map(clean, texts))))

@@ -3,7 +3,7 @@ makemore: give it a text file with one thing per line, and it makes more things 
 
     python makemore.py -i names.txt --type transformer          train, and watch new names appear
     python makemore.py -i names.txt --type ngram                count instead: done in seconds, hard to beat
-    python makemore.py --sample-only --num-samples 100          more from the newest model; needs nothing else
+    python makemore.py --sample-only --num-samples 100          more from the newest run; needs nothing else
     python makemore.py --sample-only --prompt chr --new-only    names that begin with chr and stand in no list
     python makemore.py --resume --max-steps 20000               go on where the newest run stopped
     python makemore.py -i shakespeare.txt --text                one long text instead of one thing per line
@@ -13,23 +13,9 @@ Everything is in this file, to be read from the top and changed. The models stan
 invent them, from counting pairs of letters to a GPT, over one data set, one training loop, one sampler and one
 checkpoint format. Left out on purpose: configuration files, plug-ins, data loaders. A new model is one class.
 """
-import argparse
-import contextlib
-import dataclasses
-import difflib
-import functools
-import io
-import json
-import math
-import os
-import random
-import re
-import signal
-import sys
-import time
-import typing
+import argparse, contextlib, difflib, functools, io, json, math, os, random, re, signal, sys, time, typing
 from collections import namedtuple
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -46,89 +32,84 @@ class MachineError(Exception):
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Settings: the only list of knobs; flags, defaults, help and the entries in a checkpoint are made from it
+GROUPS = ('data', 'model', 'training', 'looking', 'work', 'sampling', 'machine')
+CARRIED = GROUPS[:3]      # what a checkpoint carries over to resuming and sampling
 
 def knob(group, default, help, *flags, **limits):
     """One setting; limits are least, most (both allowed) and choices; arch marks what gives a model its shape."""
     return field(default=default, metadata=dict(group=group, help=help, flags=flags, **limits))
 
-GROUPS = ('data', 'model', 'training', 'looking', 'work', 'sampling', 'machine')
-CARRIED = GROUPS[:3]      # what a checkpoint carries over to resuming and sampling
 data, net, fit, look, work, draws, machine = (functools.partial(knob, group) for group in GROUPS)
 
 @dataclass
 class Config:
     input_file: str = data('names.txt', 'text file with one thing per line; - reads standard input', '-i')
     encoding: str = data('utf-8', 'encoding of the input file')
-    split: str = data('honest', 'honest: dev and test leave out what train contains; lecture: the plain 80/10/10; '
-                      'all: train and evaluate on everything', choices=('honest', 'lecture', 'all'))
+    split: str = data('honest', '80/10/10 honest (nothing of train in dev and test), lecture (plain) or all (no split)',
+                      choices=('honest', 'lecture', 'all'))
     text: bool = data(False, 'the input is one long text, not one thing per line', arch=True)
     tokenizer: str = data('char', 'char, bpe (trained on the train split) or a saved tokenizer file')
-    vocab_size: int = data(512, 'tokens that --tokenizer bpe learns', least=257, most=2**20)
-
+    vocab_size: int = data(512, 'tokens that --tokenizer bpe learns', least=256, most=2**20)
     type: str = net('transformer', 'which model; they are listed below', arch=True)
-    block_size: int | None = net(None, 'tokens of context; the longest line + 1, at most 64, unless the type has its own',
-                                 least=1, most=2**16, arch=True)
+    block_size: int | None = net(None, 'tokens of context; by default as long as the lines', least=1, most=2**16, arch=True)
     n_layer: int = net(4, 'layers', least=1, most=512, arch=True)
     n_head: int = net(4, 'attention heads', least=1, most=512, arch=True)
     n_embd: int = net(64, 'channels of the embedding', least=1, most=2**16, arch=True)
     n_hidden: int = net(64, 'channels of the hidden layers', '--n-embd2', least=1, most=2**16, arch=True)
     dropout: float = net(0.0, 'share of the activations that is dropped in training', least=0, most=0.99)
     smoothing: str = net('kn', 'ngram: kn (interpolated Kneser-Ney) or add:K (K fake counts)', arch=True)
-
     batch_size: int = fit(64, 'items per step, over all processes together', '-b', least=1, most=2**20)
     learning_rate: float = fit(2e-3, 'peak rate of AdamW', '-l', least=0)
     weight_decay: float = fit(0.1, 'decay of the matrices', '-w', least=0)
     max_steps: int = fit(10000, 'steps to take; the rate falls to zero over them', least=0, most=10**9)
     warmup: int | None = fit(None, 'steps in which the rate rises to its peak; a twentieth of all by default', least=0)
     grad_clip: float | None = fit(1.0, 'largest norm of the gradient; none: any', least=0)
-    backprop: str = fit('autograd', 'where gradients come from: autograd, manual (by hand) or micrograd (scalar by '
-                        'scalar)', choices=('autograd', 'manual', 'micrograd'))
+    backprop: str = fit('autograd', 'gradients by autograd, manual (derived by hand) or micrograd (number by number)',
+                        choices=('autograd', 'manual', 'micrograd'))
     seed: int = fit(3407, 'seed of everything that is drawn', least=0, most=2**62)
-
     eval_interval: int = look(500, 'steps between evaluations and saves', least=1)
     sample_interval: int | None = look(1000, 'steps between samples; none: only at the end', least=1)
     diagnose: int | None = look(None, 'every so many steps look at activations, gradients and updates', least=1)
     check_backprop: bool = look(False, 'compare the gradients with autograd, parameter by parameter, and quit')
     find_lr: bool = look(False, 'sweep the learning rate, suggest one, and quit')
-
     work_dir: str | None = work(None, 'folder of the run; by default a new one under out/, or the newest', '-o')
     resume: bool = work(False, 'go on with the run in the work dir')
     overwrite: bool = work(False, 'replace the run in the work dir')
     sample_only: bool = work(False, 'sample from the run in the work dir; train nothing, write nothing')
-
-    num_samples: int = draws(20, 'how many samples', least=0)
+    num_samples: int = draws(20, 'how many samples; of a text, one', least=0)
     prompt: str = draws('', 'what every sample begins with; @FILE reads it from a file')
+    length: int | None = draws(None, 'most tokens in a sample; twice the longest line by default, 500 of a text', least=1)
     temperature: float = draws(1.0, 'below 1 safer, above 1 wilder, 0 always the likeliest', least=0)
     top_k: int | None = draws(None, 'draw among the k likeliest only', least=1)
     top_p: float | None = draws(None, 'draw among the likeliest that make up this probability', least=1e-9, most=1)
     new_only: bool = draws(False, 'only samples that stand nowhere in the data, and none twice')
-
     device: str = machine('auto', 'auto, cpu, cuda, cuda:N or mps')
     threads: int | None = machine(None, 'threads of the CPU; by default what suits the size of the model', least=1, most=512)
-    compile: bool = machine(False, 'torch.compile the model (worth it on a GPU)')
+    compile: bool = machine(False, 'torch.compile the model, which pays on a GPU')
     num_workers: int | None = machine(None, 'without meaning, there are no data workers; accepted for old commands', '-n')
 
-KNOBS = {f.name: f for f in dataclasses.fields(Config)}
+KNOBS = {f.name: f for f in fields(Config)}
 
 def flag(name):
     return '--' + name.replace('_', '-')
 
 def check(name, value):
     """The value of a setting in its type and within its limits: check('n_head', '8') -> 8. Else a UserError."""
-    limits, kinds = KNOBS[name].metadata, typing.get_args(KNOBS[name].type) or (KNOBS[name].type,)
-    if type(None) in kinds and (value is None or value == 'none'):
+    limits, kind = KNOBS[name].metadata, (typing.get_args(KNOBS[name].type) or (KNOBS[name].type,))[0]
+    if value in (None, 'none') and kind is not KNOBS[name].type:
         return None
     try:
-        value = kinds[0](value) if isinstance(value, str) or kinds[0] is float and type(value) is int else value
-        if type(value) is not kinds[0]:
+        value = kind(value) if isinstance(value, str) or kind is float and type(value) is int else value
+        if type(value) is not kind:
             raise ValueError
     except ValueError:
-        raise UserError(f'{flag(name)} {value!r}: that is no {kinds[0].__name__}') from None
-    if 'least' in limits and not limits['least'] <= value <= limits.get('most', sys.float_info.max):
-        bound = f', at most {limits["most"]}' if 'most' in limits else ''
-        raise UserError(f'{flag(name)} {value}: must be at least {limits["least"]}{bound}')
-    if value not in limits.get('choices', (value,)):
-        raise UserError(f'{flag(name)} {value}: choose from {", ".join(limits["choices"])}')
+        raise UserError(f'{flag(name)} {value!r}: that is no {kind.__name__}') from None
+    least, most = limits.get('least'), limits.get('most', sys.float_info.max)
+    if least is not None and not least <= value <= most:
+        raise UserError(f'{flag(name)} {value}: must be at least {least}' + (f', at most {most}' if 'most' in limits else ''))
+    choices = MODELS if name == 'type' else limits.get('choices', (value,))
+    if value not in choices:
+        raise UserError(f'{flag(name)} {value}: no such choice{nearest(value, choices)}; there are {", ".join(choices)}')
     return value
 
 def nearest(word, words):
@@ -137,8 +118,7 @@ def nearest(word, words):
     return f', did you mean {close[0]}?' if close else ''
 
 class Parser(argparse.ArgumentParser):
-    """--help is made from the knobs and the registry; a mistake is a UserError that suggests the nearest flag."""
-
+    """--help is made from the knobs and the registry; a mistake is a UserError that knows the nearest flag."""
     def __init__(self):
         commands = [line.strip() for line in __doc__.splitlines() if re.match(r'    (python|torchrun) ', line)]
         models = [f'{name:12} {cls.__doc__.strip().splitlines()[0]}' for name, cls in MODELS.items()]
@@ -153,12 +133,23 @@ class Parser(argparse.ArgumentParser):
             kind = dict(action='store_true') if f.type is bool else dict(metavar=name.split('_')[-1].upper())
             groups[f.metadata['group']].add_argument(*f.metadata['flags'], flag(name), dest=name,
                                                      help=f.metadata['help'].replace('%', '%%') + default, **kind)
-
     def error(self, message):
-        unknown = message.removeprefix('unrecognized arguments: ')
-        if unknown != message:
-            message = f'{unknown}: no such option{nearest(unknown.split()[0], self._option_string_actions)}'
-        raise UserError(message + '; --help lists them all')
+        if (unknown := message.removeprefix('unrecognized arguments: ')) != message:
+            word = unknown.split()[0]
+            hint = nearest(word, self._option_string_actions) if word[0] == '-' else f'; a file is named with -i {word}'
+            message = f'{unknown}: no such option{hint}'
+        raise UserError(f'{message}; --help lists all options')
+
+def parse(argv=None):
+    """What was typed, as checked settings."""
+    typed = vars(Parser().parse_args(argv))
+    for name, old in (('num_workers', None), ('max_steps', '-1'), ('top_k', '-1')):      # what meant something once
+        if name in typed and typed[name] == (old or typed[name]):
+            say(f'{flag(name)} {typed.pop(name)} has no meaning here and is left out')
+    typed = {name: check(name, value) for name, value in typed.items()}
+    if len(modes := [n for n in ('sample_only', 'resume', 'overwrite', 'find_lr', 'check_backprop') if n in typed]) > 1:
+        raise UserError(f'{" and ".join(map(flag, modes))} contradict each other: choose one')
+    return typed
 
 def settle(typed, saved=()):
     """The settings of a run. Weakest first: the defaults, what the type prefers, the checkpoint, what was typed."""
@@ -167,17 +158,59 @@ def settle(typed, saved=()):
         if KNOBS[name].metadata.get('arch') and typed[name] != saved[name]:
             raise UserError(f'{flag(name)} {typed[name]} contradicts the checkpoint, which has {saved[name]}')
     kind = typed.get('type', saved.get('type', Config.type))
-    if kind not in MODELS:
-        raise UserError(f'--type {kind}: no such model{nearest(kind, MODELS)} There are {", ".join(MODELS)}')
     return Config(**{**MODELS[kind].prefers, **saved, **typed, 'type': kind})
 
 def carried(cfg):
     return {name: getattr(cfg, name) for name, f in KNOBS.items() if f.metadata['group'] in CARRIED}
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Words: reading, splitting, encoding, batching
+# Machines: one process or many, and who of them speaks
+def rank():
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
-CAP = 64              # the longest piece a line is trained in where nobody says otherwise
+def world():
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+def sum_over_ranks(*numbers):
+    """Each number summed over all processes."""
+    if world() > 1:
+        total = torch.tensor(numbers, dtype=torch.float64, device=f'cuda:{torch.cuda.current_device()}' if
+                             torch.distributed.get_backend() == 'nccl' else 'cpu')
+        torch.distributed.all_reduce(total)
+        numbers = total.tolist()
+    return numbers
+
+def say(line, file=None):
+    """A line for the reader, on stderr if not said otherwise, above the progress bar where there is one."""
+    if rank() == 0:
+        write = sys.modules['tqdm'].tqdm.write if 'tqdm' in sys.modules else print
+        write(line, file=file or sys.stderr)
+
+@contextlib.contextmanager
+def machine_for(cfg):
+    """The device: the fastest at hand, or the one that was asked for. Under torchrun also the group of processes."""
+    grouped, device = 'TORCHELASTIC_RUN_ID' in os.environ, cfg.device
+    if device == 'auto':
+        device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
+    if grouped and device == 'cuda':
+        device = f'cuda:{os.environ["LOCAL_RANK"]}'
+    try:
+        torch.zeros(1, device=device)
+        if device.startswith('cuda'):
+            torch.cuda.set_device(device)
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError) as e:
+        raise UserError(f'--device {device}: {str(e).splitlines()[0]}') from None
+    if grouped:
+        torch.distributed.init_process_group('nccl' if device.startswith('cuda') else 'gloo')
+    try:
+        yield device
+    finally:
+        if grouped:
+            torch.distributed.destroy_process_group()
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Words: reading, splitting, encoding, batching
+CAP = 64              # the longest piece that a line is trained in where nobody says otherwise
 CHUNK = 2**22         # characters handled at a time, so that a file needs little more memory than its tokens
 Items = namedtuple('Items', 'starts lengths')      # where each item begins in the flat tensor, how many targets it has
 
@@ -192,10 +225,11 @@ def read_pieces(path, encoding, size=CHUNK):
         raise UserError(f'cannot read {path}: {e.strerror}; name a text file with -i') from None
     except LookupError:
         raise UserError(f'--encoding {encoding}: no such encoding; try utf-8, latin-1, cp1252 or utf-16') from None
-    except UnicodeError:
-        raw.seek(0)      # once more, line by line, to say where
-        bad = (n for n, line in enumerate(raw, 1) if line.decode(encoding, 'replace').count('\ufffd'))
-        raise UserError(f'{path}, line {next(bad, 1)} is not {encoding}; name its encoding, as in --encoding latin-1') from None
+    except UnicodeError as e:
+        bad = raw.tell() - len(e.object) + e.start if hasattr(e, 'start') else 0
+        raw.seek(0)
+        line = raw.read(bad).decode(encoding, 'ignore').count('\n') + 1
+        raise UserError(f'{path}, line {line} is not {encoding}: name its encoding, as in --encoding latin-1') from None
 
 def tidy(text):
     """Every line stripped, blank lines gone: ' emma \\n\\nava\\n' -> 'emma\\nava'."""
@@ -214,7 +248,8 @@ def parts(text):
 
 def code_points(text):
     """'az' -> tensor([97, 122]); no loop, as UTF-32 is an array of integers already."""
-    return torch.frombuffer(bytearray(text.encode('utf-32-le', 'surrogatepass')), dtype=torch.int32)
+    raw = bytearray(text.encode('utf-32-le', 'surrogatepass'))
+    return torch.frombuffer(raw, dtype=torch.int32) if raw else torch.zeros(0, dtype=torch.int32)
 
 def fingerprints(text):
     """One 64-bit number per line, so that millions of lines can be compared without keeping them."""
@@ -224,64 +259,59 @@ def fingerprints(text):
         ends = (codes == 10).nonzero().flatten()
         lengths = ends.diff(prepend=ends.new_tensor([-1]))
         place = torch.arange(len(codes)) - (ends - lengths + 1).repeat_interleave(lengths)
-        total = (codes * scramble(int(lengths.max()))[place]).cumsum(0)[ends]      # sum of code * odd number of its place,
-        rows.append(total.diff(prepend=total.new_zeros(1)))                       # int64 wraps around, as it should
+        noise = torch.frombuffer(bytearray(random.Random(0).randbytes(8 * int(lengths.max()))), dtype=torch.int64) | 1
+        total = (codes * noise[place]).cumsum(0)[ends]      # per line the sum of code * noise, wrapping around at 2**64
+        rows.append(total.diff(prepend=total.new_zeros(1)))
     return torch.cat(rows)
-
-def scramble(n):
-    """n odd 64-bit numbers without a pattern, the same ones every time (splitmix64)."""
-    x = torch.arange(1, n + 1) * -0x61c8864680b583eb
-    for shift, factor in ((30, -0x40a7b892e31b1a47), (27, -0x6b2fb644ecceee15)):
-        x = (x ^ (x >> shift)) * factor
-    return x | 1
 
 def seeded(*numbers):
     """A generator for (seed, step, ...): what is drawn with it depends on nothing else."""
-    seed = functools.reduce(lambda a, b: (a * 6364136223846793005 + b + 1442695040888963407) % 2**63, numbers, 0)
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator().manual_seed(random.Random(repr(numbers)).getrandbits(63))
 
 class Words:
-    """The data set, and what a model has to remember of it: the vocabulary and which lines it has seen.
+    r"""The data set, and what a model has to remember of it: the vocabulary and which lines it has seen.
 
-    All tokens lie in one flat tensor in which the newline has become the boundary token 0: emma\\nava is
+    All tokens lie in one flat tensor in which the newline has become the boundary token 0: emma\nava is
     0 e m m a 0 a v a 0. An item is a start and a length: its inputs are flat[start:start+length], its targets the same
     one further on. One long text (--text) has no boundary, its tokens count from 0.
     """
-
     def __init__(self, text=False, symbols='', tokenizer=None, longest=0, known=None):
         self.text, self.symbols, self.longest, self.known = text, symbols, longest, known or {}
         self.first = 0 if text else 1      # the id of the first symbol
+        self.index = {symbol: i for i, symbol in enumerate(symbols, self.first)}
         if tokenizer:
             from tokenizer import Tokenizer
             tokenizer = Tokenizer.from_dict(tokenizer)
-        self.tokenizer, self.index = tokenizer, {s: i for i, s in enumerate(symbols, self.first)}
-
+        self.tokenizer = tokenizer
+        self.vocab_size = self.first + (tokenizer.vocab_size if tokenizer else len(symbols))
     def state(self):
         return dict(text=self.text, symbols=self.symbols, longest=self.longest, known=self.known,
                     tokenizer=self.tokenizer and self.tokenizer.to_dict())
-
-    @property
-    def vocab_size(self):
-        return self.first + (self.tokenizer.vocab_size if self.tokenizer else len(self.symbols))
-
     def encode(self, text):
         """Token ids of a prompt: with the symbols ab, 'ba' -> [2, 1]."""
         if self.tokenizer:
-            return [i + self.first for i in self.tokenizer.encode(text)]
+            return [i + self.first for i in self.tokenizer.encode_ordinary(text)]
         if unknown := sorted(set(text) - self.index.keys()):
             raise UserError(f'{unknown[0]!r} is not in the vocabulary, which is {self.symbols[:500]!r}')
-        return [self.index[s] for s in text]
-
+        return [self.index[symbol] for symbol in text]
+    def tokens(self, text):
+        """The same for a file's worth of text, as a small tensor, through a table from code point to token."""
+        if self.tokenizer:
+            return torch.tensor(self.encode(text), dtype=torch.int32)
+        if not hasattr(self, 'table'):
+            kind = torch.uint8 if self.vocab_size <= 2**8 else torch.int16 if self.vocab_size <= 2**15 else torch.int32
+            self.table = torch.zeros(0x110000, dtype=kind)      # what is no symbol, as the newline between lines, is 0
+            self.table[code_points(self.symbols).long()] = torch.arange(self.first, self.vocab_size, dtype=kind)
+        return self.table[code_points(text)]
     def decode(self, ids):
         """The text of some tokens, boundaries left out."""
         ids = [i - self.first for i in ids if i >= self.first]
         return self.tokenizer.decode(ids) if self.tokenizer else ''.join(self.symbols[i] for i in ids)
-
     def kinds(self, texts):
-        """For each text 'in train', 'in dev or test' or 'new'."""
+        """For each text 'in train', 'in dev or test', 'new' or 'empty'."""
         prints = fingerprints(''.join(text + '\n' for text in texts))
         seen = {name: torch.isin(prints, table).tolist() for name, table in self.known.items()}
-        return [next((name for name in seen if seen[name][i]), 'new') for i in range(len(texts))]
+        return [next((name for name in seen if seen[name][i]), 'new' if text else 'empty') for i, text in enumerate(texts)]
 
 def symbols_of(pieces):
     """All characters of a text, sorted, and how many it has: ['abba'] -> ('ab', 4)."""
@@ -291,35 +321,20 @@ def symbols_of(pieces):
         count += len(piece)
     return ''.join(map(chr, seen.nonzero().flatten().tolist())), count
 
-def fill(flat, pieces, symbols):
-    """Write the tokens of a text into a flat tensor: the place of each character among the symbols, by one table."""
-    table, at = torch.zeros(0x110000, dtype=flat.dtype), 0
-    table[code_points(symbols).long()] = torch.arange(len(symbols), dtype=flat.dtype)
-    for piece in pieces:
-        flat[at:at + len(piece)] = table[code_points(piece)]
-        at += len(piece)
-
-def smallest_int(n):
-    return torch.uint8 if n <= 2**8 else torch.int16 if n <= 2**15 else torch.int32
-
 def make_tokenizer(cfg, texts):
     """A tokenizer as plain data: loaded from a file, or trained on the texts."""
     from tokenizer import Tokenizer
-    if cfg.tokenizer != 'bpe':
-        try:
-            return Tokenizer.load(cfg.tokenizer).to_dict()
-        except (OSError, ValueError) as e:
-            raise UserError(f'--tokenizer {cfg.tokenizer}: {e}') from None
-    tokenizer = Tokenizer()
-    tokenizer.train(texts, cfg.vocab_size)
+    try:
+        tokenizer = Tokenizer() if cfg.tokenizer == 'bpe' else Tokenizer.load(cfg.tokenizer)
+    except (OSError, ValueError) as e:
+        raise UserError(f'--tokenizer {cfg.tokenizer}: {e}') from None
+    if cfg.tokenizer == 'bpe':
+        tokenizer.train(texts, cfg.vocab_size)
     return tokenizer.to_dict()
 
 def read_words(cfg, folder=None):
-    """The input as Words with all its tokens and with the rows of each split."""
-    words = read_text(cfg, folder) if cfg.text else read_lines(cfg)
-    if words.vocab_size < 2:
-        raise UserError(f'{cfg.input_file} holds one character only: there is nothing to learn')
-    return words
+    """The input as Words, with all its tokens and the rows of every split."""
+    return read_text(cfg, folder) if cfg.text else read_lines(cfg)
 
 def read_lines(cfg):
     """One thing per line. With characters there is no Python loop over characters or lines."""
@@ -330,27 +345,24 @@ def read_lines(cfg):
     rows, left_out = split_rows(prints, cfg.split)
     if cfg.tokenizer == 'char':
         words = Words(symbols=symbols_of(parts(text))[0].replace('\n', ''))
-        flat = torch.zeros(len(text) + 2, dtype=smallest_int(words.vocab_size))
-        fill(flat[1:-1], parts(text), '\n' + words.symbols)      # the newline is the first symbol: it becomes 0
+        flat = torch.cat([words.tokens(part) for part in ('\n', *parts(text), '\n')])
     else:
         lines = text.split('\n')
-        words = Words(tokenizer=make_tokenizer(cfg, (lines[i] for i in rows['train'].tolist())))
+        words = Words(tokenizer=make_tokenizer(cfg, [lines[i] for i in rows['train'].tolist()]))
         flat = torch.tensor([0] + [i for line in lines for i in words.encode(line) + [0]], dtype=torch.int32)
     ends = (flat == 0).nonzero().flatten()
-    words.flat, words.rows, words.left_out, words.lines = flat, rows, left_out, Items(ends[:-1], ends.diff())
-    words.longest = int(words.lines.lengths.max()) - 1
+    words.flat, words.lines, words.rows, words.left_out = flat, Items(ends[:-1], ends.diff()), rows, left_out
+    words.longest, words.density = int(words.lines.lengths.max()) - 1, len(flat) / (len(text) + 2)
     words.known = {'in train': prints[rows['train']].unique(),
                    'in dev or test': torch.cat([prints[rows['dev']], prints[rows['test']]]).unique()}
-    words.density = {name: (int(words.lines.lengths[row].sum()) / max(1, sum(len(lines[i]) + 1 for i in row.tolist()))
-                            if words.tokenizer else 1.0) for name, row in rows.items()}
     return words
 
 def split_rows(prints, split):
-    """Which lines are train, dev and test, as the lectures have it, and how many of them were left out of dev and test."""
+    """Which lines are train, dev and test, as the lectures have it, and how many were left out of dev and test."""
     n, left_out = len(prints), {}
     if n <= 10**6:
         order = list(range(n))
-        random.Random(42).shuffle(order)      # seconds for millions of lines: beyond one, torch does it
+        random.Random(42).shuffle(order)      # takes seconds for millions of lines: beyond one, torch does it
         order = torch.tensor(order)
     else:
         order = torch.randperm(n, generator=torch.Generator().manual_seed(42))
@@ -363,62 +375,43 @@ def split_rows(prints, split):
         rows[name], left_out[name] = rows[name][~known], int(known.sum())
     return rows, left_out
 
-def read_text(cfg, folder):
+def read_text(cfg, folder=None):
     """One long text, the first 90 % of it train. Its tokens lie in a file in the folder, which is mapped, not read."""
     pieces = functools.partial(read_pieces, cfg.input_file, cfg.encoding)
     if cfg.input_file == '-':
         pieces = list(pieces()).__iter__      # a pipe can be read only once
     symbols, n = symbols_of(pieces())
-    if not n:
-        raise UserError(f'{cfg.input_file} is empty')
-    cut = n1 = int(0.9 * n)
-    if cfg.tokenizer == 'char':
-        words = Words(text=True, symbols=symbols)
-        words.flat = tokens_file(folder, n, smallest_int(len(symbols)))
-        fill(words.flat, pieces(), symbols)
-    else:
-        words = Words(text=True, tokenizer=make_tokenizer(cfg, until(pieces(), n1)))
-        flat, end, chars = tokens_file(folder, n * 4, torch.int32), 0, 0      # at worst a token for every byte
-        for piece in until(pieces(), n1, all=True):
-            ids = words.encode(piece)
-            flat[end:end + len(ids)] = torch.tensor(ids, dtype=torch.int32)
-            end, chars = end + len(ids), chars + len(piece)
-            cut = end if chars == n1 else cut
-        words.flat = flat[:end]
-    end = len(words.flat)
-    words.rows, words.left_out = dict(train=(0, cut), dev=(cut, end), test=(end, end)), {}
-    words.density = dict(train=cut / max(1, n1), dev=(end - cut) / (n - n1), test=1.0)
+    n1 = int(0.9 * n)
+    if len(symbols) < 2:
+        raise UserError(f'{cfg.input_file} holds nothing to learn from: it needs two different characters')
+    tokenizer = None if cfg.tokenizer == 'char' else make_tokenizer(cfg, until(pieces(), n1))
+    words = Words(text=True, symbols='' if tokenizer else symbols, tokenizer=tokenizer)
+    size, kind, end, chars = n * (4 if tokenizer else 1), words.tokens('').dtype, 0, 0      # at worst a token per byte
+    flat = torch.from_file(str(folder / 'tokens.bin'), True, size, dtype=kind) if folder else torch.empty(size, dtype=kind)
+    for piece in until(pieces(), n1, rest=True):
+        ids = words.tokens(piece)
+        flat[end:end + len(ids)] = ids
+        end, chars = end + len(ids), chars + len(piece)
+        cut = end if chars <= n1 else cut
+    words.flat, words.longest, words.density, words.left_out = flat[:end], cut, end / n, {}
+    words.lines = Items(torch.tensor([0, cut]), torch.tensor([cut - 1, end - cut - 1]))
+    words.rows = dict(train=torch.tensor([0]), dev=torch.tensor([1]), test=torch.tensor([], dtype=torch.int64))
     return words
 
-def until(pieces, n, all=False):
-    """The pieces up to character n, the one that crosses it cut there; with all what comes after it too."""
+def until(pieces, n, rest=False):
+    """The pieces up to character n, the one that crosses it cut there; with the rest all that comes after, too."""
     for piece in pieces:
-        if len(piece) > n > 0:
-            yield piece[:n]
-            piece, n = piece[n:], 0
-        if n > 0 or all:
-            yield piece
-        n -= len(piece)
-
-def tokens_file(folder, n, dtype):
-    if folder is None:
-        return torch.zeros(n, dtype=dtype)
-    folder.mkdir(parents=True, exist_ok=True)
-    return torch.from_file(str(folder / 'tokens.bin'), shared=True, size=n, dtype=dtype)
+        yield from filter(None, (piece[:n], rest and piece[n:]))
+        n = max(0, n - len(piece))
 
 def cut_words(words, span):
-    """The items of each split: its lines, or the blocks of its text, what is longer than span cut into pieces."""
+    """The items of each split: its lines, those longer than span cut into pieces."""
     words.span, words.splits = span, {}
     for name, rows in words.rows.items():
-        if words.text:
-            starts = torch.arange(rows[0], max(rows[0], rows[1] - 1), span)
-            lengths = (rows[1] - 1 - starts).clamp(max=span)
-        else:
-            starts, lengths = words.lines.starts[rows], words.lines.lengths[rows]
-        if not words.text and words.longest + 1 > span:
+        starts, lengths = words.lines.starts[rows], words.lines.lengths[rows]
+        if words.longest >= span:
             pieces = (lengths + span - 1) // span
-            first = (pieces.cumsum(0) - pieces).repeat_interleave(pieces)
-            offset = (torch.arange(len(first)) - first) * span
+            offset = (torch.arange(int(pieces.sum())) - (pieces.cumsum(0) - pieces).repeat_interleave(pieces)) * span
             starts = starts.repeat_interleave(pieces) + offset
             lengths = (lengths.repeat_interleave(pieces) - offset).clamp(max=span)
         words.splits[name] = Items(starts, lengths)
@@ -431,15 +424,14 @@ def gather(words, starts, lengths, device='cpu'):
     return x.to(device), y.masked_fill(t >= lengths[:, None], -1).to(device)
 
 def batch(words, cfg, step, device='cpu'):
-    """Inputs and targets of this process in a training step, and their share of all targets times the processes.
+    """A step's inputs and targets for this process, and its share of all targets times the number of processes.
 
     A pure function of (seed, step): lines come in one seeded shuffle per epoch, a long text in random windows.
     """
     items, B = words.splits['train'], cfg.batch_size
     if words.text:
-        last = max(1, words.rows['train'][1] - words.span)
-        starts = torch.randint(last, (B,), generator=seeded(cfg.seed, step))
         lengths = items.lengths[:1].expand(B)
+        starts = torch.randint(words.longest - int(lengths[0]), (B,), generator=seeded(cfg.seed, step))
     else:
         n = len(items.starts)
         epoch, place = divmod(step, max(1, n // B))
@@ -453,7 +445,6 @@ def batch(words, cfg, step, device='cpu'):
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The contract that every model keeps
-
 MODELS = {}
 
 def register(name, **prefers):
@@ -471,198 +462,156 @@ class LanguageModel(nn.Module):
     """
     context = None      # how many tokens back it can look; None: all of them
     span = None         # how long an item may be in training; None: block_size
-
     @classmethod
     def window(cls, cfg, longest):
         """block_size, or where none was given the longest line and its end, within reason."""
         return cfg.block_size or min(longest + 1, CAP)
-
     def forward(self, idx, targets):
         """The loss: mean cross-entropy over the real targets."""
         return F.cross_entropy(self.logits(idx).flatten(0, 1), targets.flatten(), ignore_index=-1)
-
     def next_logits(self, idx, cache=None):
         """Logits (B, V) of the token after idx."""
         if self.context and idx.size(1) > self.context:
             cache, idx = None, idx[:, -self.context:]      # all places have moved: what is in the cache is of no use
         return self.logits(idx[:, -1:] if cache else idx, cache)[:, -1]
 
+def start(module, scale=1.0):
+    """As much noise comes out of every layer as goes in; a head gets a small scale: who knows nothing should say so."""
+    for m in module.modules():
+        if isinstance(m, nn.Linear):
+            nn.init.normal_(m.weight, std=scale / m.in_features**0.5)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+    return module
+
 class WindowModel(LanguageModel):
     """A fixed window: self.net maps (N, block_size) tokens to (N, V) logits and is the lecture's stack of layers."""
     span = CAP
-
     def __init__(self, cfg, *layers):
         super().__init__()
-        self.context, self.net = cfg.block_size, nn.Sequential(*layers)
-        linears = [m for m in layers if isinstance(m, nn.Linear)]
-        for m in linears:      # Kaiming: tanh squeezes, the gain makes up for it; the last layer is not sure of anything yet
-            nn.init.normal_(m.weight, std=(0.1 if m is linears[-1] else 1) * 5 / 3 / m.in_features**0.5)
-            if m.bias is not None:
-                nn.init.zeros_(m.bias)
-
+        self.context, self.net = cfg.block_size, start(nn.Sequential(*layers), 5 / 3)      # tanh squeezes by about 5/3
+        start([m for m in layers if isinstance(m, nn.Linear)][-1], 1 / 6)
     def windows(self, idx):
         """(B, T) -> (B, T, block_size): for each place the tokens up to it, boundaries before the first."""
         return F.pad(idx, (self.context - 1, 0)).unfold(1, self.context, 1)
-
     def logits(self, idx, cache=None):
         return self.net(self.windows(idx).flatten(0, 1)).view(*idx.shape, -1)
-
     def forward(self, idx, targets):
         """Only windows with a target: batch normalization never averages over padding, and no work is wasted."""
         real = targets >= 0
         return F.cross_entropy(self.net(self.windows(idx)[real]), targets[real])
-
     def next_logits(self, idx, cache=None):
         return self.net(self.windows(idx[:, -self.context:])[:, -1])
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Models, easiest first
-
 @register('ngram', block_size=5)
 class NGram(LanguageModel):
     """counting: what followed the last few letters, and how often? No gradient, done in seconds, hard to beat
 
-    A context of k tokens has a number, found by (number of the context one shorter, the token further back), and a pair
-    is (number of its context, next token). Both are sorted tensors, looked up by binary search.
+    A context of k tokens is a number of k digits in base V, the furthest token first; a pair has the next token as one
+    digit more. So the pairs of a context are neighbours in a sorted tensor, found by binary search, and the cumulative
+    counts beside them tell how often each came and all together.
     """
     span = 2**12      # counting has no reason to cut a line short
-
     def __init__(self, cfg, vocab_size):
         super().__init__()
-        self.context, self.V = cfg.block_size, vocab_size
+        self.V, self.context = vocab_size, min(cfg.block_size, int(62 / math.log2(vocab_size)) - 1)      # 64-bit numbers
         match = re.fullmatch(r'kn|add:(\d*\.?\d+)', cfg.smoothing)
-        if not match:
-            raise UserError(f'--smoothing {cfg.smoothing}: must be kn, or add:K as in add:1')
-        self.fake = match[1] and float(match[1])
+        self.fake = match and match[1] and float(match[1])
+        if not match or self.fake == 0:
+            raise UserError(f'--smoothing {cfg.smoothing}: must be kn, or add:K with a K above 0, as in add:1')
         self.register_buffer('discount', torch.tensor(0.75, dtype=torch.float64))
-        self.names = [[f'{name}{k}' for name in ('contexts', 'pairs', 'counts', 'total', 'kinds')]
-                      for k in range(self.context + 1)]
-        for name in sum(self.names, []):
-            self.register_buffer(name, torch.zeros(0, dtype=torch.int64))
-
+        for k in range(self.context + 1):
+            self.register_buffer(f'pairs{k}', torch.tensor([2**63 - 1]))      # the last one no search goes beyond
+            self.register_buffer(f'counts{k}', torch.tensor([0]))
     @torch.no_grad()
     def fit(self, words):
         starts, lengths = words.splits['train']
         item = torch.arange(len(starts)).repeat_interleave(lengths)
         place = torch.arange(len(item)) - (lengths.cumsum(0) - lengths)[item]      # of each token within its item
         at, depth = starts[item] + place, (place + 1).clamp(max=self.context)
-        target, number, tables = words.flat[at + 1].long(), torch.zeros_like(at), []
-        for k in range(self.context + 1):      # into longer and longer contexts, as far back as each item goes
-            key = number * self.V + words.flat[(at - k + 1).clamp(min=0)] if k else number
-            contexts = with_end(key[depth >= k].unique())
-            number = torch.searchsorted(contexts, key)
-            tables.append((contexts, (number * self.V + target)[depth == k]))      # where a context can grow no further
-        longer = target[:0]                                                        # every occurrence counts
+        pair, ends, longer = words.flat[at + 1].long(), [], torch.zeros(0, dtype=torch.int64)
+        for k in range(self.context + 1):      # one token further back is one more digit in front
+            pair = pair + words.flat[(at - k + 1).clamp(min=0)].long() * self.V**k if k else pair
+            ends.append(pair[depth == k])      # where the context can grow no further every occurrence counts
         for k in reversed(range(self.context + 1)):
-            contexts, pairs = tables[k]
-            if self.fake is None and k < self.context:
-                # Kneser-Ney: elsewhere it matters not how often, but after how many different tokens a pair was seen
-                pairs = torch.cat([pairs, tables[k + 1][0][longer // self.V] // self.V * self.V + longer % self.V])
-            longer, counts = pairs.unique(return_counts=True)
-            total = torch.zeros_like(contexts).index_add(0, longer // self.V, counts)
-            kinds = (longer // self.V).bincount(minlength=len(contexts))
-            for name, table in zip(self.names[k], (contexts, with_end(longer), F.pad(counts, (0, 1)), total, kinds)):
-                setattr(self, name, table)
+            if self.fake is None:      # Kneser-Ney: elsewhere, not how often but after how many different tokens
+                ends[k] = torch.cat([ends[k], longer % self.V**(k + 1)])
+            longer, counts = ends[k].unique(return_counts=True)
+            setattr(self, f'pairs{k}', torch.cat([longer, longer.new_tensor([2**63 - 1])]))
+            setattr(self, f'counts{k}', F.pad(counts.cumsum(0), (1, 0)))
         if self.fake is None and len(words.splits['dev'].starts):
             x, y = gather(words, *(t[:10000] for t in words.splits['dev']))
             losses = {}
             for self.discount in torch.arange(0.5, 1, 0.02, dtype=torch.float64):
                 losses[self(x, y).item()] = self.discount
             self.discount = losses[min(losses)]
-
-    def look_up(self, idx):
-        """For each order the number of the context that ends at each place of idx, and whether it was ever seen."""
-        number, known = torch.zeros_like(idx), torch.ones_like(idx, dtype=torch.bool)
-        yield number, known
-        for k in range(1, self.context + 1):
-            token = F.pad(idx, (k - 1, 0))[:, :idx.size(1)]      # the one k places before the next
-            number, found = find(getattr(self, f'contexts{k}'), number * self.V + token)
-            known = known & found & (torch.arange(1, idx.size(1) + 1, device=idx.device) >= k)
-            yield number, known
-
-    def probability(self, contexts, w):
+    def probability(self, idx, w):
         """Of the tokens w (B, T, M), from the shortest context to the longest, each correcting the one before."""
-        p = torch.full(w.shape, 1 / self.V, dtype=torch.float64, device=w.device)
-        for (number, known), names in zip(contexts, self.names):
-            _, pairs, counts, total, kinds = (getattr(self, name) for name in names)
-            place, found = find(pairs, number[..., None] * self.V + w)
-            count, n = counts[place] * found, total[number][..., None]
+        p, context = torch.full(w.shape, 1 / self.V, dtype=torch.float64, device=w.device), torch.zeros_like(idx)
+        depth = torch.arange(1, idx.size(1) + 1, device=idx.device)[:, None]
+        for k in range(self.context + 1):
+            pairs, counts = getattr(self, f'pairs{k}'), getattr(self, f'counts{k}')
+            if k:
+                context = context + F.pad(idx, (k - 1, 0))[:, :idx.size(1)] * self.V**(k - 1)
+            first = context[..., None] * self.V      # (B, T, 1): the context followed by token 0
+            left, right, at = (torch.searchsorted(pairs, key) for key in (first, first + self.V, first + w))
+            count = (counts[(at + 1).clamp(max=len(pairs) - 1)] - counts[at]) * (pairs[at] == first + w)
+            total, kinds = counts[right] - counts[left], right - left
             if self.fake is None:
-                q = ((count - self.discount).clamp(min=0) + self.discount * kinds[number][..., None] * p) / n
+                q = ((count - self.discount).clamp(min=0) + self.discount * kinds * p) / total
             else:
-                q = (count + self.fake) / (n + self.fake * self.V)
-            p = torch.where(known[..., None] & (n > 0), q, p)
+                q = (count + self.fake) / (total + self.fake * self.V)
+            p = torch.where((total > 0) & (depth >= k), q, p)
         return p
-
-    def logits(self, idx, cache=None, last=slice(None)):
-        contexts = [(number[:, last], known[:, last]) for number, known in self.look_up(idx)]
-        w = torch.arange(self.V, device=idx.device).expand(*contexts[0][0].shape, -1)
-        return self.probability(contexts, w).log()
-
-    def next_logits(self, idx, cache=None):
-        return self.logits(idx[:, -self.context:], last=slice(-1, None))[:, -1]
-
+    def logits(self, idx, cache=None):
+        return self.probability(idx, torch.arange(self.V, device=idx.device).expand(*idx.shape, -1)).log()
     def forward(self, idx, targets):
         """As every model's loss, without the probabilities of all that did not come next."""
-        p = self.probability(self.look_up(idx), targets.clamp(min=0)[..., None])[..., 0]
+        p = self.probability(idx, targets.clamp(min=0)[..., None])[..., 0]
         return -p[targets >= 0].log().mean()
-
     def load_state_dict(self, state, strict=True, assign=False):
         for name in self._buffers:      # the tables have the sizes that the data gave them
             setattr(self, name, state[name])
-        for contexts, pairs, counts, total, kinds in ([state[name] for name in names] for names in self.names):
-            if not len(contexts) == len(total) == len(kinds) > 0 < len(pairs) == len(counts):
-                raise RuntimeError('the sizes of the tables contradict each other')
-
-def find(table, keys):
-    """Where in a sorted table the keys are or would be, and whether they are there."""
-    place = torch.searchsorted(table, keys)
-    return place, table[place] == keys
-
-def with_end(keys):
-    """The sorted keys and one beyond all others, so that no search ends outside the table."""
-    return torch.cat([keys, keys.new_tensor([2**63 - 1])])
 
 @register('bigram', learning_rate=0.02, weight_decay=0.0, max_steps=3000)
 class Bigram(LanguageModel):
     """a table of which letter follows which, learned by gradient: it ends where counting ends"""
     context = 1
-
     def __init__(self, cfg, vocab_size):
         super().__init__()
         self.table = nn.Embedding(vocab_size, vocab_size)
         nn.init.zeros_(self.table.weight)
-
     def logits(self, idx, cache=None):
         return self.table(idx)      # (B, T, V): a one-hot vector times a matrix is one of its rows
+
+def hidden(fan_in, cfg, norm=True):
+    """A hidden layer; it needs no bias before a norm, which would subtract it right away."""
+    return [nn.Linear(fan_in, cfg.n_hidden, bias=not norm), *[BatchNorm1d(cfg.n_hidden)] * norm, nn.Tanh(),
+            nn.Dropout(cfg.dropout)]
 
 @register('mlp', block_size=3, n_embd=10, n_hidden=200, learning_rate=5e-3)
 class MLP(WindowModel):
     """an embedding per letter, one hidden layer over the last few (Bengio 2003)"""
-
     def __init__(self, cfg, vocab_size):
         super().__init__(cfg, nn.Embedding(vocab_size, cfg.n_embd), nn.Flatten(),      # (N, K, E) -> (N, K * E)
-                         nn.Linear(cfg.block_size * cfg.n_embd, cfg.n_hidden), nn.Tanh(), *dropout(cfg),
-                         nn.Linear(cfg.n_hidden, vocab_size))
-
-def dropout(cfg):
-    return [nn.Dropout(cfg.dropout)] if cfg.dropout else []
+                         *hidden(cfg.block_size * cfg.n_embd, cfg, norm=False), nn.Linear(cfg.n_hidden, vocab_size))
 
 class BatchNorm1d(nn.Module):
     """Every channel to mean 0 and deviation 1 over the batch, then a learned gain and bias; (N, C) or (N, T, C)."""
-
     def __init__(self, dim, eps=1e-5, momentum=0.1, gain=1.0):
         super().__init__()
         self.eps, self.momentum = eps, momentum
         self.weight, self.bias = nn.Parameter(torch.full((dim,), gain)), nn.Parameter(torch.zeros(dim))
         self.register_buffer('running_mean', torch.zeros(dim))
         self.register_buffer('running_var', torch.ones(dim))
-
     def forward(self, x):
+        dims, n = tuple(range(x.ndim - 1)), x.numel() // x.size(-1)      # all but the channels
         mean, var = self.running_mean, self.running_var
         if self.training:
-            var, mean = torch.var_mean(x, tuple(range(x.ndim - 1)), correction=0)      # over all but the channels
-            n = x.numel() // x.size(-1)
+            mean = x.mean(dims)
+            var = (x - mean).square().mean(dims)      # what torch.var_mean does at half the speed
             with torch.no_grad():      # as torch has it: normalize by the biased variance, remember the unbiased one
                 self.running_mean.lerp_(mean, self.momentum)
                 self.running_var.lerp_(var * (n / max(1, n - 1)), self.momentum)
@@ -671,44 +620,33 @@ class BatchNorm1d(nn.Module):
 @register('bn-mlp', block_size=3, n_layer=6, n_embd=10, n_hidden=100, learning_rate=5e-3)
 class BatchNormMLP(WindowModel):
     """a deep mlp, kept trainable by batch normalization (Ioffe 2015)"""
-
     def __init__(self, cfg, vocab_size):
         layers, fan_in = [nn.Embedding(vocab_size, cfg.n_embd), nn.Flatten()], cfg.block_size * cfg.n_embd
-        for _ in range(cfg.n_layer - 1):      # no bias before a norm, which would subtract it right away
-            layers += [nn.Linear(fan_in, cfg.n_hidden, bias=False), BatchNorm1d(cfg.n_hidden), nn.Tanh(), *dropout(cfg)]
+        for _ in range(cfg.n_layer - 1):
+            layers += hidden(fan_in, cfg)
             fan_in = cfg.n_hidden
         super().__init__(cfg, *layers, nn.Linear(fan_in, vocab_size, bias=False), BatchNorm1d(vocab_size, gain=0.1))
 
 class FlattenConsecutive(nn.Module):
-    """n neighbours side by side: (N, T, C) -> (N, T/n, C*n), or (N, C*n) when one group is left."""
-
-    def __init__(self, n):
-        super().__init__()
-        self.n = n
-
+    """Two neighbours side by side: (N, T, C) -> (N, T/2, 2*C), or (N, 2*C) when one pair is left."""
     def forward(self, x):
         N, T, C = x.shape
-        return x.reshape(N, T // self.n, C * self.n).squeeze(1)
+        return x.reshape(N, T // 2, 2 * C).squeeze(1)
 
 @register('wavenet', n_layer=3, n_embd=24, n_hidden=128, learning_rate=5e-3)
 class WaveNet(WindowModel):
     """a tree over the last 2**n_layer letters: join neighbours, then neighbours of neighbours (van den Oord 2016)"""
-
     def __init__(self, cfg, vocab_size):
         layers, fan_in = [nn.Embedding(vocab_size, cfg.n_embd)], cfg.n_embd
         for _ in range(cfg.n_layer):
-            layers += [FlattenConsecutive(2), nn.Linear(2 * fan_in, cfg.n_hidden, bias=False),
-                       BatchNorm1d(cfg.n_hidden), nn.Tanh(), *dropout(cfg)]
+            layers += [FlattenConsecutive(), *hidden(2 * fan_in, cfg)]
             fan_in = cfg.n_hidden
         super().__init__(cfg, *layers, nn.Linear(fan_in, vocab_size))
-
     @classmethod
     def window(cls, cfg, longest):
         if cfg.n_layer > 12 or cfg.block_size not in (None, 2**cfg.n_layer):
-            raise UserError(f'a wavenet sees 2**n_layer tokens: --n-layer {cfg.n_layer} (12 at most) does not go with '
-                            f'--block-size {cfg.block_size}')
+            raise UserError('a wavenet sees 2**n_layer tokens, with 12 layers at most: leave --block-size out')
         return 2**cfg.n_layer
-
     def logits(self, idx, cache=None):
         """The same weights over whole sequences: joining neighbours at distance 1, 2, 4 is a dilated convolution."""
         if self.training:
@@ -724,7 +662,6 @@ class WaveNet(WindowModel):
 class Recurrent(LanguageModel):
     """One token at a time, all that is known so far in one vector; a subclass says what a step does."""
     gates, states = 1, 1      # how many vectors a step computes, and how many it hands on
-
     def __init__(self, cfg, vocab_size):
         super().__init__()
         H = cfg.n_hidden
@@ -732,8 +669,7 @@ class Recurrent(LanguageModel):
         self.x2h, self.h2h = nn.Linear(cfg.n_embd, self.gates * H), nn.Linear(H, self.gates * H)
         self.start = nn.Parameter(torch.zeros(self.states, H))
         self.tanh, self.sigmoid = nn.Tanh(), nn.Sigmoid()      # modules, so that one can look into them
-        self.head = small(nn.Linear(H, vocab_size))
-
+        self.head = start(nn.Linear(H, vocab_size), 0.1)
     def logits(self, idx, cache=None):
         steps = self.x2h(self.drop(self.embed(idx))).unbind(1)      # what the inputs add, all at once: T x (B, gates*H)
         state = cache['state'].unbind(1) if cache else [s.expand(len(idx), -1) for s in self.start]
@@ -748,73 +684,72 @@ class Recurrent(LanguageModel):
 @register('rnn', n_embd=64, n_hidden=128, learning_rate=3e-3)
 class RNN(Recurrent):
     """one vector carried from letter to letter, as long as the word is (Elman 1990)"""
-
     def step(self, x, h2, h):
         return [self.tanh(x + h2)]
 
-@register('gru', n_embd=64, n_hidden=128, learning_rate=3e-3)
+@register('gru', n_embd=64, n_hidden=128, learning_rate=3e-3, dropout=0.2, max_steps=8000)
 class GRU(Recurrent):
     """an rnn with gates that decide what to keep (Cho 2014)"""
     gates = 3
-
     def step(self, x, h2, h):
         H = h.size(1)
         reset, keep = self.sigmoid(x[:, :2 * H] + h2[:, :2 * H]).chunk(2, 1)
         return [torch.lerp(self.tanh(x[:, 2 * H:] + reset * h2[:, 2 * H:]), h, keep)]
 
-@register('lstm', n_embd=64, n_hidden=128, learning_rate=3e-3)
+@register('lstm', n_embd=64, n_hidden=128, learning_rate=3e-3, dropout=0.15, max_steps=7000)
 class LSTM(Recurrent):
     """an rnn with a second vector along which gradients travel unharmed (Hochreiter 1997)"""
     gates, states = 4, 2
-
     def step(self, x, h2, h, c):
-        H = h.size(1)
-        gates = x + h2
+        gates, H = x + h2, h.size(1)
         write, forget, read = self.sigmoid(gates[:, :3 * H]).chunk(3, 1)
         c = forget * c + write * self.tanh(gates[:, 3 * H:])
         return [read * self.tanh(c), c]
 
-def small(module, std=0.02):
-    """Weights near zero: a net that knows nothing should say so."""
-    for m in module.modules():
-        if isinstance(m, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(m.weight, std=std)
-        if isinstance(m, nn.Linear) and m.bias is not None:
-            nn.init.zeros_(m.bias)
-    return module
+class Placed(nn.Module):
+    """Embeddings of what the tokens are and of where they stand."""
+    def __init__(self, cfg, vocab_size):
+        super().__init__()
+        self.what, self.where = nn.Embedding(vocab_size, cfg.n_embd), nn.Embedding(cfg.block_size, cfg.n_embd)
+        for table in (self.what, self.where):
+            nn.init.normal_(table.weight, std=0.1)
+    def forward(self, idx, where):
+        return self.what(idx) + self.where(where)
 
 @register('bow', n_embd=64, n_hidden=64, learning_rate=3e-3)
 class BagOfWords(LanguageModel):
     """the mean of all letters so far: attention that cannot choose"""
-
     def __init__(self, cfg, vocab_size):
         super().__init__()
-        self.context = cfg.block_size
-        self.embed, self.place = nn.Embedding(vocab_size, cfg.n_embd), nn.Embedding(cfg.block_size, cfg.n_embd)
-        self.mlp = nn.Sequential(nn.Linear(cfg.n_embd, cfg.n_hidden), nn.Tanh(), *dropout(cfg),
-                                 nn.Linear(cfg.n_hidden, cfg.n_embd))
-        self.head = nn.Linear(cfg.n_embd, vocab_size)
-        small(self)
-
+        self.context, self.embed, self.head = cfg.block_size, Placed(cfg, vocab_size), nn.Linear(cfg.n_embd, vocab_size)
+        self.mlp = nn.Sequential(*hidden(cfg.n_embd, cfg, norm=False), nn.Linear(cfg.n_hidden, cfg.n_embd))
+        start(self.head, 0.1)
     def logits(self, idx, cache=None):
         past = cache['sum'].size(1) if cache else 0      # the sums so far, (B, T, C): their number is the place
         where = torch.arange(past, past + idx.size(1), device=idx.device)
-        x = self.embed(idx) + self.place(where)
+        x = self.embed(idx, where)
         total = x.cumsum(1) + (cache['sum'][:, -1:] if cache else 0)
         if cache is not None:
             cache['sum'] = torch.cat([cache['sum'], total], 1) if cache else total
         x = x + total / (where + 1)[:, None]
         return self.head(x + self.mlp(x))      # (B, T, V)
 
-class Attention(nn.Module):
-    """Every token asks (query), every earlier one answers (key, value), in n_head conversations at once."""
-
+class Block(nn.Module):
+    """Talk to each other, then think alone; both are added to what was there, so that gradients pass through."""
     def __init__(self, cfg):
         super().__init__()
-        self.n_head = cfg.n_head
-        self.qkv, self.out = nn.Linear(cfg.n_embd, 3 * cfg.n_embd), nn.Linear(cfg.n_embd, cfg.n_embd)
-
+        C, self.n_head = cfg.n_embd, cfg.n_head
+        self.norm1, self.norm2, self.drop = nn.LayerNorm(C), nn.LayerNorm(C), nn.Dropout(cfg.dropout)
+        self.qkv, self.out = nn.Linear(C, 3 * C), nn.Linear(C, C)
+        self.mlp = nn.Sequential(nn.Linear(C, 4 * C), nn.GELU(), nn.Linear(4 * C, C))
+        start(self)
+        for m in (self.out, self.mlp[2]):      # 2 * n_layer things are added up: each starts smaller by the root of that
+            start(m, (2 * cfg.n_layer)**-0.5)
     def forward(self, x, mask=None, cache=None):
+        x = x + self.drop(self.attention(self.norm1(x), mask, cache))
+        return x + self.drop(self.mlp(self.norm2(x)))
+    def attention(self, x, mask, cache):
+        """Every token asks (q), all up to it answer (k, v), in n_head conversations at once."""
         B, T, C = x.shape
         q, k, v = (part.view(B, T, self.n_head, -1).transpose(1, 2) for part in self.qkv(x).split(C, 2))  # (B, nh, T, hs)
         if cache is not None:
@@ -824,88 +759,142 @@ class Attention(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and T > 1)
         return self.out(y.transpose(1, 2).reshape(B, T, C))
 
-class Block(nn.Module):
-    """Talk to each other, then think alone; both are added to what was there, so that gradients pass through."""
-
-    def __init__(self, cfg):
-        super().__init__()
-        C = cfg.n_embd
-        self.norm1, self.attention, self.norm2 = nn.LayerNorm(C), Attention(cfg), nn.LayerNorm(C)
-        self.mlp = nn.Sequential(nn.Linear(C, 4 * C), nn.GELU(), nn.Linear(4 * C, C))
-        self.drop = nn.Dropout(cfg.dropout)
-
-    def forward(self, x, mask=None, cache=None):
-        x = x + self.drop(self.attention(self.norm1(x), mask, cache))
-        return x + self.drop(self.mlp(self.norm2(x)))
-
 def pack(lengths, width):
     """Items into rows, the longest first, the shortest as filling: pack([5, 3, 2], 8) -> [[0, 2], [1]]."""
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-    rows = []
+    order, rows = sorted(range(len(lengths)), key=lambda i: -lengths[i]), []
     while order:
-        row = [order.pop(0)]
-        room = width - lengths[row[0]]
-        while order and lengths[order[-1]] <= room:
-            row.append(order.pop())
-            room -= lengths[row[-1]]
-        rows.append(row)
+        rows.append([order.pop(0)])
+        while order and sum(lengths[i] for i in rows[-1]) + lengths[order[-1]] <= width:
+            rows[-1].append(order.pop())
     return rows
 
-@register('transformer', n_layer=4, n_head=4, n_embd=64, dropout=0.1)
+@register('transformer', n_layer=4, n_head=4, n_embd=64, dropout=0.1, max_steps=12500)
 class Transformer(LanguageModel):
     """a GPT-2 in small: attention chooses what to look at (Vaswani 2017, Radford 2019)"""
-
     def __init__(self, cfg, vocab_size):
         super().__init__()
         if cfg.n_embd % cfg.n_head:
             raise UserError(f'--n-embd {cfg.n_embd} is not a multiple of --n-head {cfg.n_head}')
-        self.context = cfg.block_size
-        self.embed, self.place = nn.Embedding(vocab_size, cfg.n_embd), nn.Embedding(cfg.block_size, cfg.n_embd)
-        self.drop, self.blocks = nn.Dropout(cfg.dropout), nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer))
-        self.norm, self.head = nn.LayerNorm(cfg.n_embd), nn.Linear(cfg.n_embd, vocab_size, bias=False)
-        small(self)
-        for block in self.blocks:      # 2 * n_layer things are added up: each starts smaller by the root of that
-            small(block.attention.out, 0.02 / (2 * cfg.n_layer)**0.5)
-            small(block.mlp[2], 0.02 / (2 * cfg.n_layer)**0.5)
-
+        self.context, self.packs = cfg.block_size, not cfg.text
+        self.embed, self.drop = Placed(cfg, vocab_size), nn.Dropout(cfg.dropout)
+        self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer))
+        self.norm, self.head = nn.LayerNorm(cfg.n_embd), start(nn.Linear(cfg.n_embd, vocab_size, bias=False), 0.1)
     def logits(self, idx, cache=None):
         past = next(iter(cache.values())).size(3) if cache else 0
-        return self.head(self.hidden(idx, torch.arange(past, past + idx.size(1), device=idx.device), None, cache))
-
-    def hidden(self, idx, where, mask=None, cache=None):
-        x = self.drop(self.embed(idx) + self.place(where))
+        return self.run(idx, torch.arange(past, past + idx.size(1), device=idx.device), None, cache)
+    def run(self, idx, where, mask=None, cache=None):
+        x = self.drop(self.embed(idx, where))
         for block in self.blocks:
             x = block(x, mask, cache)
-        return self.norm(x)      # (B, T, C)
-
+        return self.head(self.norm(x))      # (B, T, V)
     def forward(self, idx, targets):
         """Short items share a row, each seeing itself alone: the same loss, and half the padding."""
-        lengths, (B, T) = (targets >= 0).sum(1).tolist(), idx.shape
-        if sum(lengths) == B * T:
+        if not self.packs:
             return super().forward(idx, targets)
+        lengths, (B, T) = (targets >= 0).sum(1).tolist(), idx.shape
         rows = [[item * T + t for item in row for t in range(lengths[item])] for row in pack(lengths, self.context)]
         width = max(map(len, rows))
         at = torch.tensor([row + [B * T] * (width - len(row)) for row in rows], device=idx.device)      # (R, W)
         item = at // T
         mask = (item[:, None, :, None] == item[:, None, None, :]).tril()      # (R, 1, W, W)
-        x = self.hidden(F.pad(idx.flatten(), (0, 1))[at], at % T, mask)
+        logits = self.run(F.pad(idx.flatten(), (0, 1))[at], at % T, mask)
         y = F.pad(targets.flatten(), (0, 1), value=-1)[at]
-        return F.cross_entropy(self.head(x).flatten(0, 1), y.flatten(), ignore_index=-1)
+        return F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-1)
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Backprop: three ways to a gradient, all of which leave it in p.grad
+def by_autograd(net, x, y, share=1.0):
+    loss = net(x, y)
+    (loss * share).backward()
+    return loss.detach()
+
+def back_linear(m, x, out, d):
+    """Through out = x W' + b: d is the gradient of out, the gradients of W and b are kept, that of x goes on."""
+    m.weight.grad = d.flatten(0, -2).T @ x.flatten(0, -2)
+    if m.bias is not None:
+        m.bias.grad = d.flatten(0, -2).sum(0)
+    return d @ m.weight
+
+def back_norm(m, x, out, d):
+    """Through mean, variance and normalization at once: what is left of a page of algebra."""
+    dims, n = tuple(range(x.ndim - 1)), x.numel() // x.size(-1)
+    scale = (x.var(dims, correction=0) + m.eps).rsqrt()
+    normed = (x - x.mean(dims)) * scale
+    m.weight.grad, m.bias.grad = (d * normed).sum(dims), d.sum(dims)
+    return m.weight * scale / n * (n * d - m.bias.grad - normed * m.weight.grad)
+
+def back_embedding(m, x, out, d):
+    m.weight.grad = torch.zeros_like(m.weight).index_add_(0, x.flatten(), d.flatten(0, -2))
+
+BACK = {nn.Linear: back_linear, BatchNorm1d: back_norm, nn.Embedding: back_embedding,
+        nn.Tanh: lambda m, x, out, d: d * (1 - out * out),
+        nn.Dropout: lambda m, x, out, d: d * (out != 0) / (1 - m.p) if m.p else d,
+        nn.Flatten: lambda m, x, out, d: d.view_as(x), FlattenConsecutive: lambda m, x, out, d: d.reshape(x.shape)}
+
+@torch.no_grad()
+def by_hand(model, x, y, share=1.0):
+    """mlp, bn-mlp, wavenet: layer by layer backwards; softmax and cross-entropy together are one subtraction."""
+    real = y >= 0
+    outs, targets = [model.windows(x)[real]], y[real]
+    for layer in model.net:
+        outs.append(layer(outs[-1]))
+    d = (outs[-1].softmax(-1) - F.one_hot(targets, outs[-1].size(-1))) * (share / len(targets))
+    for layer, before, after in zip(reversed(model.net), outs[-2::-1], outs[:0:-1]):
+        d = BACK[type(layer)](layer, before, after, d)
+    return F.cross_entropy(outs[-1], targets)
+
+@torch.no_grad()
+def by_micrograd(model, x, y, share=1.0):
+    """bigram, mlp: micrograd records the loss of one window, number by number, and replays it for all of them."""
+    import micrograd
+    table, *linears = [m for m in model.modules() if isinstance(m, (nn.Embedding, nn.Linear))]
+    idx = model.windows(x)[y >= 0] if linears else x[y >= 0][:, None]
+    rows, n = table(idx).flatten(1), idx.size(1) * table.embedding_dim
+    rows = torch.cat([rows, F.one_hot(y[y >= 0], table.num_embeddings)], 1).tolist()
+    if not hasattr(model, 'traced'):
+        model.scalars = micrograd.MLP(n, [m.out_features for m in linears], act='tanh') if linears else None
+        model.traced = micrograd.trace(lambda *row: micrograd.cross_entropy(
+            model.scalars(row[:n]) if linears else row[:n], row[n:]), model.scalars.parameters() if linears else [], rows[0])
+    scalars = model.scalars.parameters() if linears else []
+    numbers = [torch.cat([m.weight, m.bias[:, None]], 1) for m in linears]      # a neuron's weights, then its bias
+    for scalar, number in zip(scalars, [v for t in numbers for v in t.flatten().tolist()]):
+        scalar.data, scalar.grad = number, 0.0
+    losses, at = model.traced(rows, scale=share / len(rows)), 0
+    for m, t in zip(linears, numbers):
+        grad, at = torch.tensor([s.grad for s in scalars[at:at + t.numel()]]).view_as(t), at + t.numel()
+        m.weight.grad, m.bias.grad = grad[:, :-1].contiguous(), grad[:, -1].contiguous()
+    back_embedding(table, idx, None, torch.tensor(model.traced.input_grads)[:, :n].reshape(*idx.shape, -1))
+    return torch.tensor(losses).mean()
+
+BACKPROP = dict(autograd=by_autograd, manual=by_hand, micrograd=by_micrograd)
+CAN = dict(manual=('mlp', 'bn-mlp', 'wavenet'), micrograd=('bigram', 'mlp'))
+
+def check_backprop(run):
+    """The lecture's cmp for every parameter: is the gradient exact, is it about right, how far is it off?"""
+    how, good, found = run.cfg.backprop if run.cfg.backprop != 'autograd' else 'manual', True, {}
+    for name in ('autograd', how):
+        BACKPROP[name](run.model, *batch(run.words, run.cfg, 0)[:2])
+        found[name] = {name: p.grad for name, p in run.model.named_parameters()}
+        run.model.zero_grad()
+    for name, a in found['autograd'].items():
+        b = found[how][name]
+        close = torch.allclose(a, b, rtol=1e-4, atol=1e-7)
+        say(f'{name:20} | exact: {torch.equal(a, b)!s:5} | approximate: {close!s:5} | maxdiff: {(a - b).abs().max():.3g}', sys.stdout)
+        good = good and close
+    return 0 if good else 1
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Sampling
-
 def probabilities(logits, temperature=1.0, top_k=None, top_p=None):
     """Logits (B, V) to float64 probabilities on the CPU, so that every device draws the same."""
     logits = logits.double().cpu()
     if temperature == 0:      # the limit: all on the likeliest
         return F.one_hot(logits.argmax(-1), logits.size(-1)).double()
-    p = (logits / temperature).softmax(-1)
-    if top_k is not None:
-        p = p * (p >= p.topk(min(top_k, p.size(-1))).values[:, -1:])
-    if top_p is not None:
+    p = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
+    if top_k or top_p:
         ranked, order = p.sort(descending=True, stable=True)
-        ranked[ranked.cumsum(-1) - ranked >= top_p * ranked.sum(-1, keepdim=True)] = 0      # never the first
+        ranked[:, top_k or p.size(-1):] = 0
+        ranked[ranked.cumsum(-1) - ranked >= (top_p or 1) * ranked.sum(-1, keepdim=True)] = 0      # never the first
         p = torch.zeros_like(p).scatter(-1, order, ranked)
     return p
 
@@ -930,82 +919,27 @@ def generate(model, idx, generator, limit, stop=0, cached=True, **how):
         if not len(rows):
             return
 
-def sample(model, words, n=20, prompt='', seed=3407, new_only=False, **how):
+def sample(model, words, n=20, prompt='', seed=3407, new_only=False, length=None, **how):
     """n texts. Few are written one after another, as in the lectures, so that a seed repeats their names."""
-    generator, training, texts, tries = torch.Generator().manual_seed(seed), model.training, {}, 0
-    size = 1 if n <= 50 and not new_only else 512
+    generator, training, texts, tries = torch.Generator().manual_seed(seed), model.training, [], 0
+    begin, size = [0][:words.first] + words.encode(prompt) or [0], 1 if n <= 50 and not new_only else 512
+    length, stop = length or (500 if words.text else 2 * words.longest + 10), None if words.text else 0
     model.eval()
     while len(texts) < n and tries < 20:
-        ids = [[0] + words.encode(prompt) for _ in range(size)]
-        for rows, tokens in generate(model, torch.tensor(ids), generator, 2 * words.longest + 10, **how):
+        ids, tries = [list(begin) for _ in range(size)], tries + 1
+        for rows, tokens in generate(model, torch.tensor(ids), generator, length, stop, **how):
             for row, token in zip(rows, tokens):
                 ids[row].append(token)
-        made, before = [words.decode(row) for row in ids], len(texts)
-        if new_only:      # a dict keeps the order and no repeats
-            texts.update((text, text) for text, kind in zip(made, words.kinds(made)) if kind == 'new')
-        else:
-            texts.update(enumerate(made, before))
-        tries = tries + 1 if len(texts) == before else 0
+        made = [words.decode(row) for row in ids]
+        if new_only:
+            made = [text for text, kind in zip(made, words.kinds(made)) if kind == 'new']
+            made = [text for text in dict.fromkeys(made) if text not in set(texts)]
+        texts, tries = texts + made, 0 if made else tries
     model.train(training)
-    return list(texts.values())[:n]
-
-def stream(model, words, limit, prompt='', seed=3407, **how):
-    """One long text, piece by piece; bytes of a character that is not complete yet are held back."""
-    ids, shown = words.encode(prompt) or [0], ''
-    for _, tokens in generate(model, torch.tensor([ids]), torch.Generator().manual_seed(seed), limit, stop=None, **how):
-        ids += tokens
-        yield words.decode(tokens)
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Measuring
-
-@torch.no_grad()
-def evaluate(run, split):
-    """Exact loss over a split: nats summed, targets counted, the ranks sharing the work; None where it is empty."""
-    items, nats, count = run.words.splits[split], 0.0, 0
-    order = items.lengths.argsort(stable=True)[rank()::world()]      # like lengths together: next to no padding
-    run.model.eval()
-    while len(order):
-        size = max(1, 2**13 // int(items.lengths[order[-1]]))
-        rows, order = order[-size:], order[:-size]
-        x, y = gather(run.words, items.starts[rows], items.lengths[rows], run.device)
-        n = int((y >= 0).sum())
-        nats, count = nats + run.model(x, y).item() * n, count + n
-    run.model.train()
-    nats, count = sum_over_ranks(nats, count)
-    return nats / count if count else None
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Machines: one process or many
-
-def rank():
-    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-
-def world():
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-
-def sum_over_ranks(*numbers):
-    if world() == 1:
-        return numbers
-    total = torch.tensor(numbers, dtype=torch.float64)
-    torch.distributed.all_reduce(total)
-    return total.tolist()
-
-def pick_device(cfg):
-    """The fastest device at hand, or the one that was asked for if it is there."""
-    device = cfg.device
-    if device == 'auto':
-        device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as e:
-        raise UserError(f'--device {device}: {str(e).splitlines()[0]}') from None
-    torch.set_num_threads(cfg.threads or 1)
-    return device
+    return texts[:n]
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Checkpoints
-
 VERSION = 1
 
 @dataclass
@@ -1020,7 +954,6 @@ class Run:
     step: int = 0
     best: float = math.inf      # lowest dev loss so far
     seconds: float = 0.0
-
     def save(self, name):
         """best.pt to sample from, last.pt to resume from."""
         content = dict(version=VERSION, settings=carried(self.cfg), words=self.words.state(), step=self.step,
@@ -1040,28 +973,32 @@ def save_whole(path, write):
             os.fsync(file.fileno())
         os.replace(beside, path)
     except (OSError, RuntimeError) as e:      # torch makes a RuntimeError of a full disk
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
         raise MachineError(f'cannot save {path}: {str(e).splitlines()[0]}; what was saved before is untouched') from None
 
-def restore(path):
+def restore(path, typed=()):
     """A run from a checkpoint, and its optimizer's state. Only tensors and plain types are let in: no pickle runs code."""
     try:
         content = torch.load(path, map_location='cpu', weights_only=True)
+        if int(content['version']) != VERSION:
+            raise ValueError(f'it has version {content["version"]}, this program reads version {VERSION}')
+        words = Words(**content['words'])
+        cfg = settle(dict(typed), {name: check(name, value) for name, value in content['settings'].items()})
+        with torch.device('meta'):      # a model without memory: it gets as large as the file, not as the file claims
+            model = MODELS[cfg.type](cfg, words.vocab_size).eval()
+        model.load_state_dict(content['model'], assign=True)
+        if not all(t.isfinite().all() for t in model.state_dict().values()):
+            raise ValueError('not all of its weights are finite')
+        next(generate(model, torch.zeros(1, 1, dtype=torch.int64), torch.Generator(), 1))      # does it speak?
+        return Run(cfg, words, model, path.parent, step=int(content['step']), best=float(content['best']),
+                   seconds=float(content['seconds'])), content.get('optimizer')
     except OSError as e:
         raise UserError(f'cannot read {path}: {e.strerror or e}') from None
-    except Exception as e:      # a broken or hostile file makes the parser trip in many ways; nothing of it has run
-        raise UserError(f'{path} is damaged, or no checkpoint of makemore ({type(e).__name__})') from None
-    if not isinstance(content, dict) or content.get('version') != VERSION:
-        raise UserError(f'{path} is not a checkpoint of version {VERSION}, the one that this program reads')
-    try:
-        cfg, words = Config(**{n: check(n, value) for n, value in content['settings'].items()}), Words(**content['words'])
-        with torch.device('meta'):      # a model without memory: it gets as large as the file, not as the file claims
-            model = MODELS[cfg.type](cfg, words.vocab_size)
-        model.load_state_dict(content['model'], assign=True)
-        return Run(cfg, words, model, path.parent, step=content['step'], best=content['best'],
-                   seconds=content['seconds']), content.get('optimizer')
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e:
-        raise UserError(f'{path} is damaged: {str(e).splitlines()[0]}') from None
+    except UserError:
+        raise
+    except Exception as e:      # a broken or hostile file fails in more ways than can be listed; none of it has run
+        raise UserError(f'{path} is damaged, or no checkpoint of makemore: {(str(e) or repr(e)).splitlines()[0]}') from None
 
 def find_run(typed, name):
     """The folder of the run that is meant: the one typed, or the newest (of the type, if typed) inside it or out/."""
@@ -1078,12 +1015,14 @@ def new_folder(cfg):
     numbered = (Path('out') / (cfg.type + (f'-{i}' if i > 1 else '')) for i in range(1, 10**6))
     folder = Path(cfg.work_dir) if cfg.work_dir else next(path for path in numbered if not path.exists())
     try:
-        for name in ('last.pt', 'best.pt', 'result.json'):
-            if (folder / name).exists() and not cfg.overwrite:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in [folder / name for name in ('last.pt', 'best.pt', 'result.json') if (folder / name).exists()]:
+            if not cfg.overwrite:
                 raise UserError(f'{folder} holds a run: --resume goes on with it, --overwrite replaces it, '
                                 'another -o leaves it alone')
-            (folder / name).unlink(missing_ok=True)
-        folder.mkdir(parents=True, exist_ok=True)
+            path.unlink()
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f'-o {folder}: that is a file, not a folder') from None
     except OSError as e:
         raise MachineError(f'cannot write to {folder}: {e.strerror}') from None
     return folder
@@ -1094,41 +1033,80 @@ def load(folder='out', device='cpu'):
     return run.model.to(device).eval(), run.words
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Measuring
+@torch.no_grad()
+def evaluate(run, split):
+    """Exact loss over a split: nats summed, targets counted, the ranks sharing the work; None where it is empty."""
+    items, nats, count = run.words.splits[split], 0.0, 0
+    order = items.lengths.argsort(stable=True)[rank()::world()]      # like lengths together: next to no padding
+    run.model.eval()
+    while len(order):
+        size = max(1, 2**13 // int(items.lengths[order[-1]]))
+        rows, order = order[-size:], order[:-size]
+        x, y = gather(run.words, items.starts[rows], items.lengths[rows], run.device)
+        n = int((y >= 0).sum())
+        nats, count = nats + run.model(x, y).item() * n, count + n
+    run.model.train()
+    nats, count = sum_over_ranks(nats, count)
+    return nats / count if count else None
+
+def find_rate(run, board):
+    """Ever larger rates from step to step: the loss falls, then explodes. A good one is well before that."""
+    rates, losses = torch.logspace(-5, 0, 200).tolist(), []
+    for step, lr in enumerate(rates):
+        losses.append(take_step(run, run.model, lr)[0])
+        board.add_scalar('sweep/loss over 40 * (log10 rate + 5)', losses[-1], step)
+        if not losses[-1] < 3 * losses[0]:
+            break
+    smooth = F.avg_pool1d(torch.tensor([losses]), 11, 1, 5, count_include_pad=False)[0].tolist()
+    for lr, loss in list(zip(rates, smooth))[::8]:
+        say(f'rate {lr:.1e} | loss {loss:7.4f} | {"#" * int(50 * min(1, loss / smooth[0]))}', sys.stdout)
+    best = rates[smooth.index(min(smooth))]
+    say(f'lowest at {best:.1e}; try a quarter of it: --learning-rate {best / 4:.1e}', sys.stdout)
+
+@contextlib.contextmanager
+def diagnosis(run, board):
+    """Around a step: what the non-linearities saw and made of it, the gradients, and how far every matrix moved."""
+    seen, kinds = {}, (nn.Tanh, nn.Sigmoid, nn.GELU)
+    def note(name):
+        return lambda m, inputs, out: seen.setdefault(name, []).append((inputs[0].detach(), out.detach()))
+    hooks = [m.register_forward_hook(note(name)) for name, m in run.model.named_modules() if isinstance(m, kinds)]
+    before = {name: p.detach().clone() for name, p in run.model.named_parameters() if p.ndim == 2}
+    yield
+    for hook in hooks:
+        hook.remove()
+    for name, pairs in seen.items():
+        pre, out = (torch.cat([t.flatten(0, -2) for t in ts]).float().cpu() for ts in zip(*pairs))      # (N, neurons)
+        stuck = (-pre if isinstance(run.model.get_submodule(name), nn.GELU) else pre.abs()) > 2.1      # tanh(2.1) is 0.97
+        say(f'step {run.step:6} | {name:20} | mean {out.mean():+.3f} std {out.std():.3f} | saturated '
+            f'{100 * stuck.float().mean():5.2f} % | dead neurons {int(stuck.all(0).sum())}')
+        board.add_image(f'saturated/{name}', stuck[None, :200], run.step)      # a dead neuron is a white column
+        for kind, values in (('activation', out), ('pre-activation', pre)):
+            board.add_histogram(f'{kind}/{name}', values, run.step)
+    for name, old in before.items():
+        p = run.model.get_parameter(name)
+        ratio, moved = (p.grad.std() / old.std()).item(), ((p.detach() - old).std() / old.std()).log10().item()
+        say(f'step {run.step:6} | {name:20} | grad:data {ratio:.2e} | update:data 10**{moved:.1f}, about -3 is good')
+        board.add_histogram(f'gradient/{name}', p.grad, run.step)
+        board.add_scalar(f'grad to data/{name}', ratio, run.step)
+        board.add_scalars(f'log10 update to data/{name}', dict(moved=moved, guide=-3.0), run.step)
+
+# ----------------------------------------------------------------------------------------------------------------------
 # Training
+class Silent:
+    """In the place of TensorBoard's writer: every call does nothing."""
+    def __getattr__(self, name):
+        return lambda *values, **more: None
 
-def say(line, file=None):
-    """A line for the reader, on stderr if not said otherwise, above the progress bar where there is one."""
-    file = file or sys.stderr
-    if rank() == 0:
-        sys.modules['tqdm'].tqdm.write(line, file=file) if 'tqdm' in sys.modules else print(line, file=file, flush=True)
-
-class Log:
-    """What TensorBoard shows. Without TensorBoard the curves are missing and nothing else."""
-
-    def __init__(self, folder):
-        self.board = None
-        try:
-            if rank() == 0:
-                from torch.utils.tensorboard import SummaryWriter
-                self.board = SummaryWriter(folder)
-        except ImportError:
-            say('TensorBoard is not installed, so there are no curves: pip install tensorboard')
-
-    def scalars(self, step, values):
-        for name, value in values.items() if self.board else ():
-            if value is not None:
-                self.board.add_scalar(name, value, step)
-
-    def result(self, run, result):
-        """Settings and results side by side: all runs below a folder become one table."""
-        if self.board:
-            from torch.utils.tensorboard.summary import hparams
-            settings = {n: v if isinstance(v, (bool, int, float)) else str(v) for n, v in carried(run.cfg).items()}
-            numbers = {f'result/{name}': value for name, value in result.items() if isinstance(value, float)}
-            for summary in hparams(settings, numbers):
-                self.board.file_writer.add_summary(summary)
-            self.scalars(run.step, numbers)
-            self.board.close()
+def open_board(folder):
+    """Where curves and pictures go. Without TensorBoard they are missing, and nothing else is."""
+    try:
+        if rank() == 0:
+            from torch.utils.tensorboard import SummaryWriter
+            return SummaryWriter(folder)
+    except ImportError:
+        say('TensorBoard is not installed, so there are no curves: pip install tensorboard')
+    return Silent()
 
 @contextlib.contextmanager
 def stop_signals():
@@ -1138,12 +1116,10 @@ def stop_signals():
         if caught:
             raise KeyboardInterrupt
         caught.append(number)
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with contextlib.ExitStack() as stack:      # which puts the old handlers back
+        for s in (signal.SIGINT, signal.SIGTERM):
+            stack.callback(signal.signal, s, signal.signal(s, note))
         yield caught
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
 
 def rate(cfg, step):
     """The learning rate of a step: up to its peak, then down to zero along half a cosine."""
@@ -1158,171 +1134,197 @@ def make_optimizer(model, cfg):
               dict(params=[p for p in model.parameters() if p.ndim < 2], weight_decay=0.0)]
     return torch.optim.AdamW([g for g in groups if g['params']], lr=cfg.learning_rate, betas=(0.9, 0.99), fused=True)
 
-def take_step(run, net):
+def take_step(run, net, lr=None):
     """Schedule, batch, forward, backward, step. The loss, and the norm of its gradient."""
     cfg = run.cfg
     for group in run.optimizer.param_groups:
-        group['lr'] = rate(cfg, run.step)
+        group['lr'] = rate(cfg, run.step) if lr is None else lr
     x, y, share = batch(run.words, cfg, run.step, run.device)
     if cfg.dropout:      # what is dropped hangs on (seed, step) too: no generator has to be saved
         torch.manual_seed(seeded(cfg.seed, run.step, rank()).initial_seed())
     run.optimizer.zero_grad(set_to_none=True)
-    loss = net(x, y)
-    (loss * share).backward()
+    with torch.autocast('cuda', torch.bfloat16) if run.device.startswith('cuda') else contextlib.nullcontext():
+        loss = BACKPROP[cfg.backprop](net, x, y, share)
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), cfg.grad_clip or math.inf)
     run.optimizer.step()
     run.step += 1
     return loss.item(), norm.item()
 
-def train(run, log=None, caught=()):
+def train(run, board=Silent(), caught=()):
     """Steps until max_steps, with a pause once in a while; False when a signal was caught."""
     from tqdm import tqdm
     cfg, first, losses, clock = run.cfg, run.step, [], time.perf_counter()
+    net = torch.compile(run.model) if cfg.compile else run.model
+    net = nn.parallel.DistributedDataParallel(net) if world() > 1 else net
     with tqdm(total=cfg.max_steps, initial=first, unit='step', disable=None if rank() == 0 else True) as bar:
         while True:
-            last_step = run.step == cfg.max_steps
+            last_step, stop = run.step == cfg.max_steps, sum_over_ranks(len(caught))[0]
             if last_step or run.step % cfg.eval_interval == 0 and run.step >= first + (first > 0):
                 seconds, clock = time.perf_counter() - clock, time.perf_counter()
                 run.seconds += seconds
-                pause(run, log, losses, seconds)
+                pause(run, board, losses, seconds)
                 losses = []
             if cfg.sample_interval and first < run.step < cfg.max_steps and run.step % cfg.sample_interval == 0:
-                show_samples(run, log)
-            if last_step or caught:
+                show_samples(run, board)
+            if last_step or stop:
                 return last_step
-            loss, norm = take_step(run, run.model)
+            with diagnosis(run, board) if cfg.diagnose and run.step % cfg.diagnose == 0 else contextlib.nullcontext():
+                loss, norm = take_step(run, net)
             if not math.isfinite(loss + norm):
                 raise MachineError(f'the loss is {loss}, its gradient {norm} long at step {run.step}: try a smaller '
                                    f'--learning-rate; {run.folder} keeps the last good checkpoint')
             losses.append(loss)
-            if log and run.step % 10 == 0:
-                log.scalars(run.step, {'rate': rate(cfg, run.step), 'gradient norm': norm, 'loss/batch': loss})
+            if run.step % 10 == 0:
+                for name, value in {'rate': rate(cfg, run.step), 'gradient norm': norm, 'loss/batch': loss}.items():
+                    board.add_scalar(name, value, run.step)
             bar.set_postfix_str(f'loss {loss:.4f}', refresh=False)
             bar.update()
 
-def pause(run, log, losses, seconds):
+def pause(run, board, losses, seconds):
     """Measure and save, the best before the last: a kill in between loses nothing."""
-    dev = evaluate(run, run.words.judge)
-    mean = sum(losses) / len(losses) if losses else None
-    say(f'step {run.step:6} | train {mean:.4f} | dev {dev:.4f}' if losses else f'step {run.step:6} | dev {dev:.4f}')
-    if log:
-        log.scalars(run.step, {'loss/train': mean, 'loss/dev': dev, 'steps per second': len(losses) / seconds})
-    if dev < run.best:
+    dev, mean = evaluate(run, run.words.judge), sum(losses) / max(1, len(losses))
+    say(f'step {run.step:6} | ' + (f'train {mean:.4f} | ' if losses else '') + f'{run.words.judge} {dev:.4f}')
+    board.add_scalar('loss/dev', dev, run.step)
+    if losses:
+        board.add_scalar('loss/train', mean, run.step)
+        board.add_scalar('tokens per second', len(losses) * run.cfg.batch_size * run.words.mean / seconds, run.step)
+    if dev < run.best or run.best == math.inf:
         run.best = dev
         run.save('best.pt')
     run.save('last.pt')
 
-def show_samples(run, log):
+def show_samples(run, board):
     """What the model makes right now, sorted into what it made up and what it copied."""
-    how = {name: getattr(run.cfg, name) for name in ('prompt', 'temperature', 'top_k', 'top_p')}
-    texts = sample(run.model, run.words, run.cfg.num_samples, seed=run.cfg.seed, **how)
-    groups = {kind: [] for kind in ('new', 'in dev or test', 'in train')}
+    how = {name: getattr(run.cfg, name) for name in ('prompt', 'temperature', 'top_k', 'top_p', 'length')}
+    texts = sample(run.model, run.words, 1 if run.words.text else run.cfg.num_samples, seed=run.cfg.seed, **how)
+    groups = {}
     for text, kind in zip(texts, run.words.kinds(texts)):
-        groups[kind].append(text)
-    lines = [f'{kind} ({len(group)}): {", ".join(group)}' for kind, group in groups.items() if group]
-    for line in lines:
-        say(line, sys.stdout)
-    if log and log.board:
-        log.board.add_text('samples', '  \n'.join(lines), run.step)
+        groups.setdefault(kind, []).append(text)
+    for kind, group in sorted(groups.items(), reverse=True):
+        say(texts[0] if run.words.text else f'{kind} ({len(group)}): {", ".join(group)}', sys.stdout)
+        board.add_text(f'samples/{kind}', ', '.join(group), run.step)
 
-def finish(run, log):
+def finish(run, board):
     """The best model, measured once on everything, the test split included; the result as JSON."""
     run.model.load_state_dict(restore(run.folder / 'best.pt')[0].model.state_dict())
+    run.model.to(run.device)
     losses = {split: evaluate(run, split) for split in ('train', 'dev', 'test')}
-    texts = sample(run.model, run.words, 1000, seed=run.cfg.seed)
-    result = dict(type=run.cfg.type, params=count_parameters(run.model), steps=run.step, seconds=run.seconds, **losses,
-                  novelty=run.words.kinds(texts).count('new') / len(texts), settings=carried(run.cfg))
+    kinds = ['text'] if run.words.text else run.words.kinds(sample(run.model, run.words, 1000, seed=run.cfg.seed))
+    result = dict(type=run.cfg.type, params=sum(p.numel() for p in run.model.parameters()), steps=run.step,
+                  seconds=run.seconds, **losses, novelty=kinds.count('new') / len(kinds), settings=carried(run.cfg))
     if rank() == 0:
         save_whole(run.folder / 'result.json', lambda file: file.write(json.dumps(result, indent=1).encode()))
-    show_samples(run, log)
+    show_samples(run, board)
     for split, loss in losses.items():
         if loss is not None:
-            say(f'{split:5} loss {loss:.4f}, perplexity {math.exp(loss):.3f}', sys.stdout)
-    say(f'{100 * result["novelty"]:.0f} % of 1,000 samples are new', sys.stdout)
-    log.result(run, result)
-
-def count_parameters(model):
-    return sum(p.numel() for p in model.parameters())
+            per = f', {loss * run.words.density:.4f} per character' if run.words.tokenizer else ''
+            say(f'{split:5} loss {loss:.4f}, perplexity {math.exp(min(99, loss)):.3f}{per}', sys.stdout)
+    if not run.words.text:
+        say(f'{100 * result["novelty"]:.0f} % of 1,000 samples are new', sys.stdout)
+    tables = [m.weight for m in run.model.modules() if isinstance(m, nn.Embedding)]
+    if tables and len(tables[0]) == len(run.words.symbols) + run.words.first:
+        board.add_embedding(tables[0].detach(), [repr(symbol) for symbol in '.' * run.words.first + run.words.symbols])
+    plain = {name: v if isinstance(v, (bool, int, float)) else str(v) for name, v in carried(run.cfg).items()}
+    board.add_hparams(plain, {f'result/{name}': v for name, v in result.items() if isinstance(v, float)}, run_name='.')
+    board.close()
 
 # ----------------------------------------------------------------------------------------------------------------------
 # main
-
-def parse(argv=None):
-    """What was typed, as checked settings."""
-    typed = vars(Parser().parse_args(argv))
-    for name in ('max_steps', 'top_k'):
-        if typed.get(name) == '-1':      # without end, and off, as makemore spelt them
-            say(f'{flag(name)} -1 has no meaning here and is left out')
-            del typed[name]
-    if typed.pop('num_workers', None):
-        say('--num-workers has no meaning here, as there are no data workers')
-    return {name: check(name, value) for name, value in typed.items()}
-
-def fit_to_words(cfg, words):
-    """The settings that hang on the data, and the items that hang on the settings."""
-    model = MODELS[cfg.type]
+def read(cfg, folder=None):
+    """The words, cut to what the model can take, and a word to the reader on what was found."""
+    words, model = read_words(cfg, folder), MODELS[cfg.type]
     cfg.block_size = model.window(cfg, words.longest)
     cut_words(words, model.span or cfg.block_size)
     words.judge = 'dev' if len(words.splits['dev'].starts) else 'train'
+    words.mean = float(words.splits['train'].lengths.double().mean())
+    sizes = ', '.join(f'{len(rows) or "no"} {name}' for name, rows in words.rows.items())
+    say(f'{cfg.input_file}: {len(words.flat):,} tokens of {words.vocab_size} kinds; ' + (
+        f'{words.longest:,} of them train' if cfg.text else f'{len(words.lines.starts):,} lines: {sizes}') + ''.join(
+        f'; {n} that train contains left out of {name}' for name, n in words.left_out.items() if n))
+    if not cfg.text and words.longest >= words.span:
+        say(f'lines of more than {words.span - 1} tokens are cut into pieces of {words.span}')
+    return words
 
 def start_run(typed, device):
     """A new run, or an old one to go on with."""
-    old = None
+    torch.set_num_threads(typed.get('threads') or 1)
     if typed.get('resume'):
-        folder = find_run(typed, 'last.pt')
-        old, optimizer = restore(folder / 'last.pt')
-    cfg = settle(typed, carried(old.cfg) if old else ())
-    words = read_words(cfg)
-    fit_to_words(cfg, words)
-    say(f'{cfg.input_file}: {len(words.lines.starts):,} lines, {words.vocab_size} tokens; ' + ', '.join(
-        f'{len(rows):,} {name}' for name, rows in words.rows.items()) + ''.join(
-        f'; {n} left out of {name}, as they are in train' for name, n in words.left_out.items() if n))
-    if old and words.symbols != old.words.symbols:
-        raise UserError(f'{cfg.input_file} has other characters than the data of {folder}')
-    torch.manual_seed(cfg.seed)
-    run = dataclasses.replace(old, cfg=cfg, words=words) if old else Run(
-        cfg, words, MODELS[cfg.type](cfg, words.vocab_size), new_folder(cfg))
-    run.device, run.model = device, run.model.to(device)
+        run, optimizer = restore(find_run(typed, 'last.pt') / 'last.pt', typed)
+        words = read(run.cfg, run.folder)
+        if words.state()['symbols'] != run.words.symbols:
+            raise UserError(f'{run.cfg.input_file} has other characters than the data that {run.folder} was trained on')
+        run.words = words
+        if (run.folder / 'best.pt').exists():      # a kill may have come between saving the best and saving the last
+            run.best = min(run.best, restore(run.folder / 'best.pt')[0].best)
+    else:
+        cfg, optimizer = settle(typed), None
+        folder = None if cfg.find_lr or cfg.check_backprop else new_folder(cfg)
+        words = read(cfg, folder)
+        torch.manual_seed(cfg.seed)
+        run = Run(cfg, words, MODELS[cfg.type](cfg, words.vocab_size), folder)
+    if run.step > run.cfg.max_steps:
+        raise UserError(f'{run.folder} is at step {run.step} already: give it a larger --max-steps than {run.cfg.max_steps}')
+    run.device, run.model = device, run.model.to(device).train()
     if not hasattr(run.model, 'fit'):
-        run.optimizer = make_optimizer(run.model, cfg)
-        if old:
+        run.optimizer = make_optimizer(run.model, run.cfg)
+        if optimizer:
             run.optimizer.load_state_dict(optimizer)
     return run
 
 def train_run(typed, device):
     with stop_signals() as caught:
         run = start_run(typed, device)
-        say(f'{run.cfg.type}: {count_parameters(run.model):,} parameters, {run.cfg.max_steps} steps, in {run.folder}')
-        log = Log(run.folder)
+        cfg = run.cfg
+        if cfg.backprop != 'autograd' and (world() > 1 or cfg.type not in CAN[cfg.backprop]):
+            raise UserError(f'--backprop {cfg.backprop} works in one process, for {", ".join(CAN[cfg.backprop])}')
+        if cfg.check_backprop:
+            return check_backprop(run)
+        if cfg.find_lr:
+            return find_rate(run, Silent())
+        say(f'{cfg.type}: {sum(p.numel() for p in run.model.parameters()):,} parameters, {cfg.max_steps} steps on {device}; '
+            f'all of it goes to {run.folder}, look at it with: tensorboard --logdir {run.folder.parent}')
+        board = open_board(run.folder)
         if hasattr(run.model, 'fit'):
             run.model.fit(run.words)
-            pause(run, log, [], 1)
-        elif not train(run, log, caught):
+            pause(run, board, [], 1)
+        elif not train(run, board, caught):
             run.save('last.pt')
             say(f'stopped behind step {run.step}; go on with: python makemore.py --resume -o {run.folder}')
-            return 128 + caught[0]
-        finish(run, log)
-    return 0
+            return 128 + (caught or [signal.SIGTERM])[0]
+        finish(run, board)
 
 def sample_run(typed, device):
     """Clean samples on stdout; nothing is written."""
-    run, _ = restore(find_run(typed, 'best.pt') / 'best.pt')
-    cfg = settle(typed, carried(run.cfg))
+    run, _ = restore(find_run(typed, 'best.pt') / 'best.pt', typed)
+    cfg, words, model = run.cfg, run.words, run.model.to(device)
     say(f'{run.folder}: {cfg.type}, step {run.step}, dev loss {run.best:.4f}')
-    how = {name: getattr(cfg, name) for name in ('prompt', 'temperature', 'top_k', 'top_p', 'seed')}
-    for text in sample(run.model.to(device), run.words, cfg.num_samples, new_only=cfg.new_only, **how):
-        print(text)
-    return 0
+    prompt = ''.join(read_pieces(cfg.prompt[1:], cfg.encoding, -1)) if cfg.prompt[:1] == '@' else cfg.prompt
+    how = dict(temperature=cfg.temperature, top_k=cfg.top_k, top_p=cfg.top_p)
+    if words.text:
+        start = torch.tensor([words.encode(prompt) or [0]])
+        ids = (i for _, ids in generate(model, start, seeded(cfg.seed), cfg.length or 500, None, **how) for i in ids)
+        for piece in words.tokenizer.decode_stream(ids) if words.tokenizer else map(words.decode, ([i] for i in ids)):
+            print(piece, end='', flush=True)
+        print()
+        return
+    texts = sample(model, words, cfg.num_samples, prompt, cfg.seed, cfg.new_only, cfg.length, **how)
+    if texts:
+        print('\n'.join(texts))
+    if len(texts) < cfg.num_samples:
+        say(f'only {len(texts)} new ones turned up; a higher --temperature brings more')
 
 def main(argv=None):
     """Run a command line. Exit code 0: done, 1: the machine failed, 2: the user's input, 130 and 143: interrupted."""
     try:
         typed = parse(argv)
-        device = pick_device(Config(**typed))
-        return (sample_run if typed.get('sample_only') else train_run)(typed, device)
+        with machine_for(Config(**typed)) as device:
+            return (sample_run if typed.get('sample_only') else train_run)(typed, device) or 0
     except (UserError, MachineError) as e:
         print(f'makemore: {e}', file=sys.stderr)
         return 2 if isinstance(e, UserError) else 1
+    except BrokenPipeError:      # the reader of our output has gone: head -1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         return 130
 

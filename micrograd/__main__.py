@@ -50,7 +50,7 @@ def pictures(rows, model, wide=72, high=48):
         return winner(scores if isinstance(scores, list) else [scores])
     cells = [[ground(i, j) for j in range(wide)] for i in range(high)]
     text = [[' .:'[c] for c in line] for line in cells[::2]]  # a letter is twice as high as it is wide
-    svg = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 72 48" width="720">']
+    svg = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 72 48" width="720" height="480">']
     svg += [f'<rect x="{j}" y="{i}" width="1.05" height="1.05" fill="{("#f4b6a6", "#a9c8ec", "#bfe3b4")[c]}"/>'
             for i, line in enumerate(cells) for j, c in enumerate(line)]
     for row in rows:

@@ -9,9 +9,9 @@ from .engine import topological
 GAP, ROW, OVAL, LETTER = 36, 46, 30, 6.7  # pixels: between columns, between rows, an oval's half width, a letter
 
 SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 {0:.0f} {1:.0f} {2:.0f}" width="{1:.0f}" height="{2:.0f}">
-<style>path{{fill:none;stroke:#555}}rect,ellipse{{fill:#fff;stroke:#222}}text{{font:11px mono;text-anchor:middle}}</style>
-<marker id="tip" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto"><path d="M0 1L8 4L0 7"/></marker>{3}
-<text x="{4:.0f}" y="{5:.0f}">{6}</text></svg>
+<style>path{{fill:none;stroke:#555}}rect,ellipse{{fill:#fff;stroke:#222}}text{{font:11px monospace}}</style>
+<marker id="tip" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto"><path d="M0 1L8 4L0 7"/></marker>
+<g text-anchor="middle">{3}\n<text x="{4:.0f}" y="{5:.0f}">{6}</text></g></svg>
 """
 
 class Drawing(namedtuple('Drawing', 'source svg mermaid')):
@@ -54,23 +54,23 @@ def written(texts, head, escape, box, oval, edge):
     return '\n'.join(lines + [''])
 
 def layout(root):
-    """The column of each item, counted from the root's; its height; and each edge as a path of items.
-    An item is a Value, or a tuple for a column that an edge only crosses: so long edges get lanes between the boxes."""
-    column, paths, near, columns = {root: 0}, [], defaultdict(list), defaultdict(list)
+    """The column of each item, counted from the root's; its height; and the links (from, to, which parent of to).
+    An item is a Value, or (Value, c) where edges from the Value cross column c: they share a lane between the boxes."""
+    column, links, near, columns = {root: 0}, {}, defaultdict(list), defaultdict(list)
     for v in reversed(topological(root)):
         for p in v._prev:
             column[p] = max(column.get(p, 0), column[v] + 1)
-    for v in list(column):
+    for v in topological(root):
         for k, p in enumerate(v._prev):
-            lane = {(v, k, c): c for c in range(column[v] + 1, column[p])}
-            column |= lane
-            paths.append((k, [v, *lane, p]))
-            for a, b in zip([v, *lane], [*lane, p]):
-                near[a].append(b)
-                near[b].append(a)
-    for item, c in column.items():
-        columns[c].append(item)
-    y = {item: ROW * i for items in columns.values() for i, item in enumerate(items)}
+            lane = [(p, c) for c in range(column[p] - 1, column[v], -1)]
+            column.update({item: item[1] for item in lane})
+            links.update(dict.fromkeys([*zip([p, *lane], lane, [0] * len(lane)), ([p, *lane][-1], v, k)]))
+    for a, b, _ in links:
+        near[a].append(b)
+        near[b].append(a)
+    for item in dict.fromkeys([root, *(a for a, _, _ in links)]):
+        columns[column[item]].append(item)
+    y = {item: ROW * (i - len(items) / 2) for items in columns.values() for i, item in enumerate(items)}
     for items in list(columns.values()) * 30:  # everything pulls on its neighbours, and a column keeps its items apart
         want = {item: math.fsum(y[n] for n in near[item]) / (len(near[item]) or 1) for item in items}
         low = -math.inf
@@ -78,22 +78,22 @@ def layout(root):
             low = y[item] = max(want[item], low + ROW)
         shift = math.fsum(want[item] - y[item] for item in items) / len(items)
         y.update({item: y[item] + shift for item in items})
-    return column, y, paths
+    return column, y, links
 
 def svg(root, texts, note):
-    column, y, paths = layout(root)
+    column, y, links = layout(root)
     box = max(len(' | '.join(t)) for t in texts.values()) * LETTER + 16
     unit = 2*OVAL + 16 + box + GAP  # an oval, its arrow, its box, and room for the next edges
     width, top = (max(column.values()) + 1) * unit + GAP, min(y.values()) - ROW
     left = {item: width - (c + 1) * unit for item, c in column.items()}
     out = []
-    for k, (v, *lane, p) in paths:
-        enter = y[v] + (k - (len(v._prev) - 1) / 2) * min(7, 24 / len(v._prev))  # a*a: two edges, side by side
-        stops, line = [(left[item], y[item]) for item in [p, *reversed(lane)]] + [(left[v], enter)], ''
-        for (x, h), (x1, h1) in zip(stops, stops[1:]):
-            x += unit - GAP
-            line += f'L{x:.0f} {h:.1f}C{x + GAP/2:.0f} {h:.1f} {x1 - GAP/2:.0f} {h1:.1f} {x1:.0f} {h1:.1f}'
-        out.append(f'<path d="M{line[1:]}" marker-end="url(#tip)"/>')
+    for a, b, k in links:
+        x, h, x1, h1, end = left[a] + unit - GAP, y[a], left[b], y[b], ''
+        if b in texts:  # a*a: two edges, side by side
+            h1 += (k - (len(b._prev) - 1) / 2) * min(7, 24 / len(b._prev))
+            end = ' marker-end="url(#tip)"'
+        out.append(f'<path d="M{x if a in texts else left[a]:.0f} {h:.1f}H{x:.0f}C{x + GAP/2:.0f} {h:.1f} '
+                   f'{x1 - GAP/2:.0f} {h1:.1f} {x1:.0f} {h1:.1f}"{end}/>')
     for v, parts in texts.items():
         o, x, h = left[v] + OVAL, left[v] + 2*OVAL + 16, y[v]
         if v._prev:

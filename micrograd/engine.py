@@ -147,7 +147,7 @@ def dot(ws, xs, b=0.0):
 
 def topological(root):
     """Every Value made by an operation on the way to root, after its parents, root last. No recursion: any depth."""
-    order, seen, stack = [], {root}, [(root, iter(root._prev))] if root._prev else []
+    order, seen, stack = [], set(), [(root, iter(root._prev))] if root._prev else []
     while stack:
         v, parents = stack[-1]
         for p in parents:

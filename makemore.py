@@ -221,10 +221,8 @@ def read_pieces(path, encoding, size=CHUNK):
         file = io.TextIOWrapper(raw, 'utf-8-sig' if encoding.lower() in ('utf-8', 'utf8') else encoding)
         while piece := file.read(size):
             yield piece
-    except OSError as e:
-        raise UserError(f'cannot read {path}: {e.strerror}; name a text file with -i') from None
-    except LookupError:
-        raise UserError(f'--encoding {encoding}: no such encoding; try utf-8, latin-1, cp1252 or utf-16') from None
+    except (OSError, LookupError) as e:
+        raise UserError(f'cannot read {path}: {getattr(e, "strerror", e)}; see -i and --encoding') from None
     except UnicodeError as e:
         bad = raw.tell() - len(e.object) + e.start if hasattr(e, 'start') else 0
         raw.seek(0)
@@ -322,19 +320,15 @@ def symbols_of(pieces):
     return ''.join(map(chr, seen.nonzero().flatten().tolist())), count
 
 def make_tokenizer(cfg, texts):
-    """A tokenizer as plain data: loaded from a file, or trained on the texts."""
+    """A tokenizer as plain data: trained on the texts, or loaded from a file."""
     from tokenizer import Tokenizer
     try:
         tokenizer = Tokenizer() if cfg.tokenizer == 'bpe' else Tokenizer.load(cfg.tokenizer)
+        if cfg.tokenizer == 'bpe':
+            tokenizer.train(texts, cfg.vocab_size)
     except (OSError, ValueError) as e:
         raise UserError(f'--tokenizer {cfg.tokenizer}: {e}') from None
-    if cfg.tokenizer == 'bpe':
-        tokenizer.train(texts, cfg.vocab_size)
     return tokenizer.to_dict()
-
-def read_words(cfg, folder=None):
-    """The input as Words, with all its tokens and the rows of every split."""
-    return read_text(cfg, folder) if cfg.text else read_lines(cfg)
 
 def read_lines(cfg):
     """One thing per line. With characters there is no Python loop over characters or lines."""
@@ -353,8 +347,7 @@ def read_lines(cfg):
     ends = (flat == 0).nonzero().flatten()
     words.flat, words.lines, words.rows, words.left_out = flat, Items(ends[:-1], ends.diff()), rows, left_out
     words.longest, words.density = int(words.lines.lengths.max()) - 1, len(flat) / (len(text) + 2)
-    words.known = {'in train': prints[rows['train']].unique(),
-                   'in dev or test': torch.cat([prints[rows['dev']], prints[rows['test']]]).unique()}
+    words.known = {'in train': prints[rows['train']], 'in dev or test': prints[torch.cat([rows['dev'], rows['test']])]}
     return words
 
 def split_rows(prints, split):
@@ -381,27 +374,27 @@ def read_text(cfg, folder=None):
     if cfg.input_file == '-':
         pieces = list(pieces()).__iter__      # a pipe can be read only once
     symbols, n = symbols_of(pieces())
-    n1 = int(0.9 * n)
     if len(symbols) < 2:
         raise UserError(f'{cfg.input_file} holds nothing to learn from: it needs two different characters')
-    tokenizer = None if cfg.tokenizer == 'char' else make_tokenizer(cfg, until(pieces(), n1))
+    train, end, chars = int(0.9 * n), 0, 0
+    tokenizer = None if cfg.tokenizer == 'char' else make_tokenizer(cfg, (p for p, _ in halves(pieces(), train) if p))
     words = Words(text=True, symbols='' if tokenizer else symbols, tokenizer=tokenizer)
-    size, kind, end, chars = n * (4 if tokenizer else 1), words.tokens('').dtype, 0, 0      # at worst a token per byte
+    size, kind = n * (4 if tokenizer else 1), words.tokens('').dtype      # at worst a token per byte
     flat = torch.from_file(str(folder / 'tokens.bin'), True, size, dtype=kind) if folder else torch.empty(size, dtype=kind)
-    for piece in until(pieces(), n1, rest=True):
+    for piece in (half for both in halves(pieces(), train) for half in both):
         ids = words.tokens(piece)
         flat[end:end + len(ids)] = ids
         end, chars = end + len(ids), chars + len(piece)
-        cut = end if chars <= n1 else cut
+        cut = end if chars <= train else cut
     words.flat, words.longest, words.density, words.left_out = flat[:end], cut, end / n, {}
     words.lines = Items(torch.tensor([0, cut]), torch.tensor([cut - 1, end - cut - 1]))
     words.rows = dict(train=torch.tensor([0]), dev=torch.tensor([1]), test=torch.tensor([], dtype=torch.int64))
     return words
 
-def until(pieces, n, rest=False):
-    """The pieces up to character n, the one that crosses it cut there; with the rest all that comes after, too."""
+def halves(pieces, n):
+    """Each piece in two: what lies before character n of the whole, and what comes from there on."""
     for piece in pieces:
-        yield from filter(None, (piece[:n], rest and piece[n:]))
+        yield piece[:n], piece[n:]
         n = max(0, n - len(piece))
 
 def cut_words(words, span):
@@ -557,7 +550,7 @@ class NGram(LanguageModel):
                 context = context + F.pad(idx, (k - 1, 0))[:, :idx.size(1)] * self.V**(k - 1)
             first = context[..., None] * self.V      # (B, T, 1): the context followed by token 0
             left, right, at = (torch.searchsorted(pairs, key) for key in (first, first + self.V, first + w))
-            count = (counts[(at + 1).clamp(max=len(pairs) - 1)] - counts[at]) * (pairs[at] == first + w)
+            count = 1.0 * (counts[(at + 1).clamp(max=len(pairs) - 1)] - counts[at]) * (pairs[at] == first + w)
             total, kinds = counts[right] - counts[left], right - left
             if self.fake is None:
                 q = ((count - self.discount).clamp(min=0) + self.discount * kinds * p) / total
@@ -706,28 +699,23 @@ class LSTM(Recurrent):
         c = forget * c + write * self.tanh(gates[:, 3 * H:])
         return [read * self.tanh(c), c]
 
-class Placed(nn.Module):
-    """Embeddings of what the tokens are and of where they stand."""
-    def __init__(self, cfg, vocab_size):
-        super().__init__()
-        self.what, self.where = nn.Embedding(vocab_size, cfg.n_embd), nn.Embedding(cfg.block_size, cfg.n_embd)
-        for table in (self.what, self.where):
-            nn.init.normal_(table.weight, std=0.1)
-    def forward(self, idx, where):
-        return self.what(idx) + self.where(where)
+def embedding(n, channels):
+    table = nn.Embedding(n, channels)
+    nn.init.normal_(table.weight, std=0.12)
+    return table
 
 @register('bow', n_embd=64, n_hidden=64, learning_rate=3e-3)
 class BagOfWords(LanguageModel):
     """the mean of all letters so far: attention that cannot choose"""
     def __init__(self, cfg, vocab_size):
         super().__init__()
-        self.context, self.embed, self.head = cfg.block_size, Placed(cfg, vocab_size), nn.Linear(cfg.n_embd, vocab_size)
+        self.context, self.head = cfg.block_size, start(nn.Linear(cfg.n_embd, vocab_size), 0.1)
+        self.what, self.where = embedding(vocab_size, cfg.n_embd), embedding(cfg.block_size, cfg.n_embd)
         self.mlp = nn.Sequential(*hidden(cfg.n_embd, cfg, norm=False), nn.Linear(cfg.n_hidden, cfg.n_embd))
-        start(self.head, 0.1)
     def logits(self, idx, cache=None):
         past = cache['sum'].size(1) if cache else 0      # the sums so far, (B, T, C): their number is the place
         where = torch.arange(past, past + idx.size(1), device=idx.device)
-        x = self.embed(idx, where)
+        x = self.what(idx) + self.where(where)
         total = x.cumsum(1) + (cache['sum'][:, -1:] if cache else 0)
         if cache is not None:
             cache['sum'] = torch.cat([cache['sum'], total], 1) if cache else total
@@ -776,14 +764,14 @@ class Transformer(LanguageModel):
         if cfg.n_embd % cfg.n_head:
             raise UserError(f'--n-embd {cfg.n_embd} is not a multiple of --n-head {cfg.n_head}')
         self.context, self.packs = cfg.block_size, not cfg.text
-        self.embed, self.drop = Placed(cfg, vocab_size), nn.Dropout(cfg.dropout)
-        self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer))
+        self.what, self.where = embedding(vocab_size, cfg.n_embd), embedding(cfg.block_size, cfg.n_embd)
+        self.drop, self.blocks = nn.Dropout(cfg.dropout), nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer))
         self.norm, self.head = nn.LayerNorm(cfg.n_embd), start(nn.Linear(cfg.n_embd, vocab_size, bias=False), 0.1)
     def logits(self, idx, cache=None):
         past = next(iter(cache.values())).size(3) if cache else 0
         return self.run(idx, torch.arange(past, past + idx.size(1), device=idx.device), None, cache)
     def run(self, idx, where, mask=None, cache=None):
-        x = self.drop(self.embed(idx, where))
+        x = self.drop(self.what(idx) + self.where(where))
         for block in self.blocks:
             x = block(x, mask, cache)
         return self.head(self.norm(x))      # (B, T, V)
@@ -912,7 +900,7 @@ def generate(model, idx, generator, limit, stop=0, cached=True, **how):
     for _ in range(limit):
         tokens = draw(probabilities(model.next_logits(idx, cache), **how), generator)
         yield rows.tolist(), tokens.tolist()
-        idx, on = torch.cat([idx, tokens[:, None].to(device)], 1), tokens != stop
+        idx, on = torch.cat([idx, tokens[:, None].to(device)], 1), tokens != (-1 if stop is None else stop)
         if not on.all():
             rows, idx = rows[on], idx[on]
             cache = cache and {name: table[on] for name, table in cache.items()}
@@ -973,8 +961,6 @@ def save_whole(path, write):
             os.fsync(file.fileno())
         os.replace(beside, path)
     except (OSError, RuntimeError) as e:      # torch makes a RuntimeError of a full disk
-        with contextlib.suppress(OSError):
-            beside.unlink()
         raise MachineError(f'cannot save {path}: {str(e).splitlines()[0]}; what was saved before is untouched') from None
 
 def restore(path, typed=()):
@@ -983,22 +969,21 @@ def restore(path, typed=()):
         content = torch.load(path, map_location='cpu', weights_only=True)
         if int(content['version']) != VERSION:
             raise ValueError(f'it has version {content["version"]}, this program reads version {VERSION}')
-        words = Words(**content['words'])
-        cfg = settle(dict(typed), {name: check(name, value) for name, value in content['settings'].items()})
+        saved, words = {n: check(n, value) for n, value in content['settings'].items()}, Words(**content['words'])
         with torch.device('meta'):      # a model without memory: it gets as large as the file, not as the file claims
-            model = MODELS[cfg.type](cfg, words.vocab_size).eval()
+            model = MODELS[saved['type']](Config(**saved), words.vocab_size).eval()
         model.load_state_dict(content['model'], assign=True)
         if not all(t.isfinite().all() for t in model.state_dict().values()):
             raise ValueError('not all of its weights are finite')
         next(generate(model, torch.zeros(1, 1, dtype=torch.int64), torch.Generator(), 1))      # does it speak?
-        return Run(cfg, words, model, path.parent, step=int(content['step']), best=float(content['best']),
-                   seconds=float(content['seconds'])), content.get('optimizer')
-    except OSError as e:
-        raise UserError(f'cannot read {path}: {e.strerror or e}') from None
-    except UserError:
-        raise
+        run = Run(settle({}, saved), words, model, path.parent, step=int(content['step']), best=float(content['best']),
+                  seconds=float(content['seconds']))
     except Exception as e:      # a broken or hostile file fails in more ways than can be listed; none of it has run
-        raise UserError(f'{path} is damaged, or no checkpoint of makemore: {(str(e) or repr(e)).splitlines()[0]}') from None
+        raise UserError(f'{path} cannot be read, or is damaged: {(str(e) or repr(e)).splitlines()[0]}') from None
+    run.cfg = settle(dict(typed), saved)
+    for m in filter(lambda m: isinstance(m, nn.Dropout), model.modules()):
+        m.p = run.cfg.dropout
+    return run, content.get('optimizer')
 
 def find_run(typed, name):
     """The folder of the run that is meant: the one typed, or the newest (of the type, if typed) inside it or out/."""
@@ -1016,15 +1001,13 @@ def new_folder(cfg):
     folder = Path(cfg.work_dir) if cfg.work_dir else next(path for path in numbered if not path.exists())
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in [folder / name for name in ('last.pt', 'best.pt', 'result.json') if (folder / name).exists()]:
-            if not cfg.overwrite:
-                raise UserError(f'{folder} holds a run: --resume goes on with it, --overwrite replaces it, '
-                                'another -o leaves it alone')
-            path.unlink()
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f'-o {folder}: that is a file, not a folder') from None
+        if any((folder / name).exists() for name in ('last.pt', 'best.pt')) and not cfg.overwrite:
+            raise UserError(f'{folder} holds a run: --resume goes on with it, --overwrite replaces it, another -o spares it')
+        for name in ('last.pt', 'best.pt', 'result.json'):
+            (folder / name).unlink(missing_ok=True)
     except OSError as e:
-        raise MachineError(f'cannot write to {folder}: {e.strerror}') from None
+        kind = UserError if isinstance(e, (FileExistsError, NotADirectoryError)) else MachineError
+        raise kind(f'cannot write to {folder}: {e.strerror}') from None
     return folder
 
 def load(folder='out', device='cpu'):
@@ -1050,14 +1033,11 @@ def evaluate(run, split):
     nats, count = sum_over_ranks(nats, count)
     return nats / count if count else None
 
-def find_rate(run, board):
+def find_rate(run):
     """Ever larger rates from step to step: the loss falls, then explodes. A good one is well before that."""
     rates, losses = torch.logspace(-5, 0, 200).tolist(), []
-    for step, lr in enumerate(rates):
-        losses.append(take_step(run, run.model, lr)[0])
-        board.add_scalar('sweep/loss over 40 * (log10 rate + 5)', losses[-1], step)
-        if not losses[-1] < 3 * losses[0]:
-            break
+    while len(losses) < len(rates) and (not losses or losses[-1] < 3 * losses[0]):
+        losses.append(take_step(run, run.model, rates[len(losses)])[0])
     smooth = F.avg_pool1d(torch.tensor([losses]), 11, 1, 5, count_include_pad=False)[0].tolist()
     for lr, loss in list(zip(rates, smooth))[::8]:
         say(f'rate {lr:.1e} | loss {loss:7.4f} | {"#" * int(50 * min(1, loss / smooth[0]))}', sys.stdout)
@@ -1100,12 +1080,10 @@ class Silent:
 
 def open_board(folder):
     """Where curves and pictures go. Without TensorBoard they are missing, and nothing else is."""
-    try:
-        if rank() == 0:
-            from torch.utils.tensorboard import SummaryWriter
-            return SummaryWriter(folder)
-    except ImportError:
-        say('TensorBoard is not installed, so there are no curves: pip install tensorboard')
+    with contextlib.suppress(ImportError):
+        from torch.utils.tensorboard import SummaryWriter
+        return SummaryWriter(folder) if rank() == 0 else Silent()
+    say('TensorBoard is not installed, so there are no curves: pip install tensorboard')
     return Silent()
 
 @contextlib.contextmanager
@@ -1183,7 +1161,7 @@ def train(run, board=Silent(), caught=()):
 def pause(run, board, losses, seconds):
     """Measure and save, the best before the last: a kill in between loses nothing."""
     dev, mean = evaluate(run, run.words.judge), sum(losses) / max(1, len(losses))
-    say(f'step {run.step:6} | ' + (f'train {mean:.4f} | ' if losses else '') + f'{run.words.judge} {dev:.4f}')
+    say(f'step {run.step:6} | ' + f'train {mean:.4f} | ' * bool(losses) + f'{run.words.judge} {dev:.4f}')
     board.add_scalar('loss/dev', dev, run.step)
     if losses:
         board.add_scalar('loss/train', mean, run.step)
@@ -1196,20 +1174,18 @@ def pause(run, board, losses, seconds):
 def show_samples(run, board):
     """What the model makes right now, sorted into what it made up and what it copied."""
     how = {name: getattr(run.cfg, name) for name in ('prompt', 'temperature', 'top_k', 'top_p', 'length')}
-    texts = sample(run.model, run.words, 1 if run.words.text else run.cfg.num_samples, seed=run.cfg.seed, **how)
-    groups = {}
-    for text, kind in zip(texts, run.words.kinds(texts)):
+    texts, groups = sample(run.model, run.words, 1 if run.words.text else run.cfg.num_samples, seed=run.cfg.seed, **how), {}
+    for text, kind in zip(texts, ['text'] if run.words.text else run.words.kinds(texts)):
         groups.setdefault(kind, []).append(text)
     for kind, group in sorted(groups.items(), reverse=True):
-        say(texts[0] if run.words.text else f'{kind} ({len(group)}): {", ".join(group)}', sys.stdout)
+        say(text if run.words.text else f'{kind} ({len(group)}): {", ".join(group)}', sys.stdout)
         board.add_text(f'samples/{kind}', ', '.join(group), run.step)
 
 def finish(run, board):
     """The best model, measured once on everything, the test split included; the result as JSON."""
-    run.model.load_state_dict(restore(run.folder / 'best.pt')[0].model.state_dict())
-    run.model.to(run.device)
-    losses = {split: evaluate(run, split) for split in ('train', 'dev', 'test')}
-    kinds = ['text'] if run.words.text else run.words.kinds(sample(run.model, run.words, 1000, seed=run.cfg.seed))
+    run.model.load_state_dict(restore(run.folder / 'best.pt')[0].model.to(run.device).state_dict())
+    losses, words = {split: evaluate(run, split) for split in ('train', 'dev', 'test')}, run.words
+    kinds = ['text'] if words.text else words.kinds(sample(run.model, words, 1000, seed=run.cfg.seed))
     result = dict(type=run.cfg.type, params=sum(p.numel() for p in run.model.parameters()), steps=run.step,
                   seconds=run.seconds, **losses, novelty=kinds.count('new') / len(kinds), settings=carried(run.cfg))
     if rank() == 0:
@@ -1217,13 +1193,12 @@ def finish(run, board):
     show_samples(run, board)
     for split, loss in losses.items():
         if loss is not None:
-            per = f', {loss * run.words.density:.4f} per character' if run.words.tokenizer else ''
+            per = f', {loss * words.density:.4f} per character' if words.tokenizer else ''
             say(f'{split:5} loss {loss:.4f}, perplexity {math.exp(min(99, loss)):.3f}{per}', sys.stdout)
-    if not run.words.text:
-        say(f'{100 * result["novelty"]:.0f} % of 1,000 samples are new', sys.stdout)
-    tables = [m.weight for m in run.model.modules() if isinstance(m, nn.Embedding)]
-    if tables and len(tables[0]) == len(run.words.symbols) + run.words.first:
-        board.add_embedding(tables[0].detach(), [repr(symbol) for symbol in '.' * run.words.first + run.words.symbols])
+    say('' if words.text else f'{100 * result["novelty"]:.0f} % of 1,000 samples are new', sys.stdout)
+    tables = [m.weight.detach() for m in run.model.modules() if isinstance(m, nn.Embedding)]
+    if tables and len(tables[0]) == len(words.symbols) + words.first:
+        board.add_embedding(tables[0], [repr(symbol) for symbol in '.' * words.first + words.symbols])
     plain = {name: v if isinstance(v, (bool, int, float)) else str(v) for name, v in carried(run.cfg).items()}
     board.add_hparams(plain, {f'result/{name}': v for name, v in result.items() if isinstance(v, float)}, run_name='.')
     board.close()
@@ -1231,17 +1206,17 @@ def finish(run, board):
 # ----------------------------------------------------------------------------------------------------------------------
 # main
 def read(cfg, folder=None):
-    """The words, cut to what the model can take, and a word to the reader on what was found."""
-    words, model = read_words(cfg, folder), MODELS[cfg.type]
+    """The words, cut to what the model takes, and a line for the reader about them."""
+    words, model = read_text(cfg, folder) if cfg.text else read_lines(cfg), MODELS[cfg.type]
     cfg.block_size = model.window(cfg, words.longest)
     cut_words(words, model.span or cfg.block_size)
     words.judge = 'dev' if len(words.splits['dev'].starts) else 'train'
     words.mean = float(words.splits['train'].lengths.double().mean())
     sizes = ', '.join(f'{len(rows) or "no"} {name}' for name, rows in words.rows.items())
-    say(f'{cfg.input_file}: {len(words.flat):,} tokens of {words.vocab_size} kinds; ' + (
-        f'{words.longest:,} of them train' if cfg.text else f'{len(words.lines.starts):,} lines: {sizes}') + ''.join(
-        f'; {n} that train contains left out of {name}' for name, n in words.left_out.items() if n))
-    if not cfg.text and words.longest >= words.span:
+    sizes = f'{words.longest} of them train' if cfg.text else f'{len(words.lines.starts)} lines: {sizes}'
+    left_out = ''.join(f'; {n} that train contains left out of {name}' for name, n in words.left_out.items() if n)
+    say(f'{cfg.input_file}: {len(words.flat)} tokens of {words.vocab_size} kinds, {sizes}{left_out}')
+    if words.longest >= words.span and not cfg.text:
         say(f'lines of more than {words.span - 1} tokens are cut into pieces of {words.span}')
     return words
 
@@ -1250,20 +1225,18 @@ def start_run(typed, device):
     torch.set_num_threads(typed.get('threads') or 1)
     if typed.get('resume'):
         run, optimizer = restore(find_run(typed, 'last.pt') / 'last.pt', typed)
-        words = read(run.cfg, run.folder)
-        if words.state()['symbols'] != run.words.symbols:
-            raise UserError(f'{run.cfg.input_file} has other characters than the data that {run.folder} was trained on')
-        run.words = words
-        if (run.folder / 'best.pt').exists():      # a kill may have come between saving the best and saving the last
-            run.best = min(run.best, restore(run.folder / 'best.pt')[0].best)
+        old, run.words = run.words, read(run.cfg, run.folder)
+        if run.step > run.cfg.max_steps or run.words.symbols != old.symbols:
+            raise UserError(f'{run.folder} cannot go on: ' + (f'{run.cfg.input_file} has other characters now' if run.step <=
+                            run.cfg.max_steps else f'it is at step {run.step}, beyond --max-steps {run.cfg.max_steps}'))
+        best, _ = restore(run.folder / 'best.pt')      # saved before last.pt: a kill may have come in between
+        run.best = min(run.best, best.best)
     else:
         cfg, optimizer = settle(typed), None
         folder = None if cfg.find_lr or cfg.check_backprop else new_folder(cfg)
         words = read(cfg, folder)
         torch.manual_seed(cfg.seed)
         run = Run(cfg, words, MODELS[cfg.type](cfg, words.vocab_size), folder)
-    if run.step > run.cfg.max_steps:
-        raise UserError(f'{run.folder} is at step {run.step} already: give it a larger --max-steps than {run.cfg.max_steps}')
     run.device, run.model = device, run.model.to(device).train()
     if not hasattr(run.model, 'fit'):
         run.optimizer = make_optimizer(run.model, run.cfg)
@@ -1277,12 +1250,10 @@ def train_run(typed, device):
         cfg = run.cfg
         if cfg.backprop != 'autograd' and (world() > 1 or cfg.type not in CAN[cfg.backprop]):
             raise UserError(f'--backprop {cfg.backprop} works in one process, for {", ".join(CAN[cfg.backprop])}')
-        if cfg.check_backprop:
-            return check_backprop(run)
-        if cfg.find_lr:
-            return find_rate(run, Silent())
-        say(f'{cfg.type}: {sum(p.numel() for p in run.model.parameters()):,} parameters, {cfg.max_steps} steps on {device}; '
-            f'all of it goes to {run.folder}, look at it with: tensorboard --logdir {run.folder.parent}')
+        if cfg.find_lr or cfg.check_backprop:
+            return find_rate(run) if cfg.find_lr else check_backprop(run)
+        say(f'{cfg.type}: {sum(p.numel() for p in run.model.parameters())} parameters, {cfg.max_steps} steps on {device}, '
+            f'saved in {run.folder}; to see curves: tensorboard --logdir {run.folder.parent}')
         board = open_board(run.folder)
         if hasattr(run.model, 'fit'):
             run.model.fit(run.words)
@@ -1300,16 +1271,14 @@ def sample_run(typed, device):
     say(f'{run.folder}: {cfg.type}, step {run.step}, dev loss {run.best:.4f}')
     prompt = ''.join(read_pieces(cfg.prompt[1:], cfg.encoding, -1)) if cfg.prompt[:1] == '@' else cfg.prompt
     how = dict(temperature=cfg.temperature, top_k=cfg.top_k, top_p=cfg.top_p)
-    if words.text:
-        start = torch.tensor([words.encode(prompt) or [0]])
-        ids = (i for _, ids in generate(model, start, seeded(cfg.seed), cfg.length or 500, None, **how) for i in ids)
-        for piece in words.tokenizer.decode_stream(ids) if words.tokenizer else map(words.decode, ([i] for i in ids)):
+    if words.text:      # one sample, written as it comes
+        start, rng = torch.tensor([words.encode(prompt) or [0]]), torch.Generator().manual_seed(cfg.seed)
+        ids = (ids[0] for _, ids in generate(model, start, rng, cfg.length or 500, None, **how))
+        for piece in words.tokenizer.decode_stream(ids) if words.tokenizer else (words.decode([i]) for i in ids):
             print(piece, end='', flush=True)
-        print()
-        return
+        return print()
     texts = sample(model, words, cfg.num_samples, prompt, cfg.seed, cfg.new_only, cfg.length, **how)
-    if texts:
-        print('\n'.join(texts))
+    print(*texts, sep='\n', end='\n' if texts else '')
     if len(texts) < cfg.num_samples:
         say(f'only {len(texts)} new ones turned up; a higher --temperature brings more')
 
@@ -1322,7 +1291,7 @@ def main(argv=None):
     except (UserError, MachineError) as e:
         print(f'makemore: {e}', file=sys.stderr)
         return 2 if isinstance(e, UserError) else 1
-    except BrokenPipeError:      # the reader of our output has gone: head -1
+    except BrokenPipeError:      # whoever read our output has seen enough, as head -1 has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:

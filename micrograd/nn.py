@@ -18,8 +18,8 @@ class Module:
         return {'model': repr(self), 'parameters': [p.data for p in self.parameters()]}
     def load(self, state):
         """Take back what state() gave. Nothing changes unless all of it fits."""
-        if state['model'] != repr(self):
-            raise ValueError(f"a state of {state['model']!r:.200} does not fit {self!r:.200}")
+        if state.get('model') != repr(self):
+            raise ValueError(f"a state of {state.get('model')!r:.200} does not fit {self!r:.200}")
         for p, x in list(zip(self.parameters(), map(number, state['parameters']), strict=True)):
             p.data = x
 

@@ -701,6 +701,8 @@ def test_state_goes_through_json_to_the_last_bit():
     before = other.state()
     with pytest.raises(ValueError, match='does not fit'):
         MLP(2, [4, 2], act='tanh').load(model.state())
+    with pytest.raises(ValueError, match='None does not fit'):
+        other.load({})
     with pytest.raises(TypeError, match="'x'"):
         other.load({**before, 'parameters': [1.0] * (len(before['parameters']) - 1) + ['x']})
     with pytest.raises(ValueError):

@@ -1,17 +1,14 @@
-"""Byte-pair encoding as pure functions: first as the lecture explains it, then the same made fast.
-
-A token is a number; the first 256 are the bytes. Training replaces the most frequent pair of neighbours by a new token,
-over and over; encoding replays those merges in their order. The rule for ties, on which every id depends: the highest
-count wins, and among equals the pair that stands first in the text as it is by then. Pairs are counted with overlaps
-("aaa" holds aa twice) but merged from the left."""
+"""Byte-pair encoding as pure functions: first as the lecture explains it, then the same made fast. A token is a
+number; the first 256 are the bytes. Training replaces the most frequent pair of neighbours by a new token, over and
+over; encoding replays those merges in their order. The rule for ties, on which every id depends: the highest count
+wins, and among equals the pair that stands first in the text as it is by then. Pairs are counted with overlaps ("aaa"
+holds aa twice) but merged from the left."""
 from collections import Counter, defaultdict
 from heapq import heapify, heappop, heappush
-from itertools import count, islice, pairwise
+from itertools import islice, pairwise
 from operator import add, indexOf
 
-NEVER = 1 << 62     # the rank of a pair that is no token: after every merge
-LONG = 100          # bytes in a chunk from which a queue beats looking at every pair again
-MANY = 64           # ties that are worth looking up one by one
+NEVER, MANY = 1 << 62, 64       # the rank of a pair that is no token; ties that are worth looking up one by one
 
 # ----------------------------------------------------------------------------------------------------------------------
 # the lecture: slow and plain, and the tests' reference for everything below
@@ -40,8 +37,7 @@ def train_naive(chunks, num_merges):
         stats = {}
         for ids in chunks:
             get_stats(ids, stats)
-        if not stats:
-            break                               # every chunk is a single token
+        if not stats: break                     # every chunk is a single token
         pair = max(stats, key=stats.get)        # max keeps the first of equals, and a dict the order of insertion
         chunks = [merge(ids, pair, new) for ids in chunks]
         merges[pair] = new
@@ -52,8 +48,7 @@ def encode_naive(chunk, merges):
     ids = list(chunk)
     while stats := get_stats(ids):
         pair = min(stats, key=lambda pair: merges.get(pair, NEVER))
-        if pair not in merges:
-            break
+        if pair not in merges: break
         ids = merge(ids, pair, merges[pair])
     return ids
 
@@ -64,42 +59,34 @@ class Pairs:
     """The counts of all pairs, corrected at every merge instead of counted anew. A text repeats its words, so each
     distinct chunk is held once, with a weight, as a str whose characters are tokens (chr(256) is the first merge):
     then Python's own split and join do the merging, in C."""
-
     def __init__(self, counts):
-        self.chunks = [chunk.decode("latin-1") for chunk in counts]
-        self.weights = list(counts.values())
+        self.chunks, self.weights = [chunk.decode("latin-1") for chunk in counts], list(counts.values())
         self.stats = Counter()                  # pair -> how often it stands in the text
         self.where = defaultdict(list)          # pair -> its chunks in rising order; some may have lost it since
         for i, chunk in enumerate(self.chunks):
             self._note(i, list(map(add, chunk, chunk[1:])), self.stats)
-        self.heap = [(-n, self.where[pair][0], pair) for pair, n in self.stats.items()]
-        heapify(self.heap)
-
+        self.heap = sorted((-n, self.where[pair][0], pair) for pair, n in self.stats.items())
     def _note(self, i, pairs, stats):
         for pair in pairs:
             stats[pair] += self.weights[i]
         for pair in set(pairs):
             self.where[pair].append(i)
-
     def _pop(self):
-        """Take the best key (-count, first chunk, pair) out of the heap; None when there is none.
-
-        A pair only ever gets rarer, and its first place only moves to the right. So a key in the heap can be too
-        hopeful but never too modest: if the best one is still true when it comes out, no other can beat it."""
+        """Take the best key (-count, first chunk, pair) out of the heap; None when there is none. A pair only ever gets
+        rarer, and its first place only moves to the right. So a key in the heap can be too hopeful but never too
+        modest: if the best one is still true when it comes out, no other can beat it."""
         while self.heap:
             key = heappop(self.heap)
             pair, home = key[2], self.where[key[2]]
-            if n := self.stats[pair]:
+            if self.stats[pair]:
                 if len(home) > 1:
                     del home[:next(k for k, i in enumerate(home) if pair in self.chunks[i])]
-                if key == (-n, home[0], pair):
+                if key == (now := (-self.stats[pair], home[0], pair)):
                     return key
-                heappush(self.heap, (-n, home[0], pair))
-
+                heappush(self.heap, now)
     def best(self):
         """The most frequent pair and its count, ties by first place in the text; None when no pair is left."""
-        if not (key := self._pop()):
-            return None
+        if not (key := self._pop()): return None
         (_, first, winner), ties = key, [key]
         chunk = self.chunks[first]
         place = chunk.find(winner)
@@ -111,10 +98,8 @@ class Pairs:
             place = indexOf(map(self.stats.__getitem__, map(add, chunk, islice(chunk, 1, place + 2))), -key[0])
             winner = chunk[place:place + 2]
         for tie in ties:
-            if tie[2] != winner:
-                heappush(self.heap, tie)
+            if tie[2] != winner: heappush(self.heap, tie)
         return winner, -key[0]
-
     def merge(self, pair, new):
         """Replace pair by new in every chunk that has it, and correct only the counts beside the places it stood."""
         (a, b), born = pair, Counter()
@@ -125,20 +110,18 @@ class Pairs:
                 fresh = [part[-1] + new for part in parts[:-1] if part] + [new + part[0] for part in parts[1:] if part]
                 self._note(i, fresh + [new + new] * parts[1:-1].count(""), born)
         for fresh, n in born.items():           # each new pair took the place of exactly one old pair
-            x, y = fresh
-            self.stats[(b if x == new else x) + (a if y == new else y)] -= n
+            self.stats[(b if fresh[0] == new else fresh[0]) + (a if fresh[1] == new else fresh[1])] -= n
             self.stats[fresh] = n
             heappush(self.heap, (-n, self.where[fresh][0], fresh))
         del self.stats[pair]
 
 def learn(counts):
-    """Yield (pair, its count), merge after merge, until no pair is left: {b"aab": 2} -> ((97, 97), 2), ((256, 98), 2)."""
-    pairs = Pairs(counts)
-    for new in count(256):
-        if not (best := pairs.best()):
-            return
+    """Yield (pair, its count), merge by merge, until no pair is left: {b"aab": 2} -> ((97, 97), 2), ((256, 98), 2)."""
+    pairs, new = Pairs(counts), 256
+    while best := pairs.best():
         pairs.merge(best[0], chr(new))
         yield tuple(map(ord, best[0])), best[1]
+        new += 1
 
 # ----------------------------------------------------------------------------------------------------------------------
 # encoding, fast. A vocabulary is one dict, bytes -> id, and the id is also the rank: lower ids merge first. Pairs are
@@ -146,44 +129,31 @@ def learn(counts):
 # always merge in the same way.
 
 def bpe(chunk, ranks, below=NEVER):
-    """Merge bytes by rank: b"aaab", {..., b"aa": 256, b"aaa": 257} -> [257, 98]; only with ranks under below."""
-    if len(chunk) > LONG:
-        return bpe_long(chunk, ranks, below)
-    get, cuts = ranks.get, list(range(len(chunk) + 1))
-    rank = [get(chunk[i:i + 2], below) for i in range(len(chunk) - 1)]      # of the pair that starts at cuts[i]
-    while rank and (best := min(rank)) < below:
-        i = rank.index(best)
-        del rank[i], cuts[i + 1]
-        if i < len(rank):
-            rank[i] = get(chunk[cuts[i]:cuts[i + 2]], below)
-        if i:
-            rank[i - 1] = get(chunk[cuts[i - 1]:cuts[i + 1]], below)
-    return [ranks[chunk[i:j]] for i, j in pairwise(cuts)]
-
-def bpe_long(chunk, ranks, below=NEVER):
-    """The same for any length, in n log n: linked tokens, and a heap of the pairs, as rank * size + place."""
+    """Merge bytes by rank: b"aaab", {..., b"aa": 256, b"aaa": 257} -> [257, 98]; only with ranks under below. Tokens
+    are linked by where they start and end, and a heap holds the pairs (rank * size + place): a chunk may be huge."""
+    if ranks.get(chunk, below) < below: return [ranks[chunk]]
     size, get = len(chunk), ranks.get
-    end = list(range(1, size + 1))              # the token at i ends at end[i]
+    end = list(range(1, size + 1))              # the token at i ends at end[i]; 0 where no token starts any more
     start = list(range(-1, size))               # the token that ends at i starts at start[i]
     rank = [get(chunk[i:i + 2], below) for i in range(size - 1)] + [below]  # of the pair that starts at i
     heap = [r * size + i for i, r in enumerate(rank) if r < below]
     heapify(heap)
     while heap:
         best, i = divmod(heappop(heap), size)
-        if rank[i] != best:
-            continue                            # another merge took one of its halves
-        middle, last = end[i], end[end[i]]
-        end[i], start[last], rank[i] = last, i, below
-        end[middle], rank[middle] = 0, below    # no token starts there any more
-        for left, right in (start[i], last), (i, end[last] if last < size else 0):
-            if left >= 0 and right:
-                rank[left] = get(chunk[left:right], below)
-                if rank[left] < below:
-                    heappush(heap, rank[left] * size + left)
+        if rank[i] == best:                     # else another merge took one of its halves
+            middle = end[i]
+            last = end[i] = end[middle]
+            end[middle], start[last], rank[middle], rank[i] = 0, i, below, below
+            if i and (r := get(chunk[start[i]:last], below)) != rank[start[i]]:
+                rank[start[i]] = r
+                if r < below: heappush(heap, r * size + start[i])
+            if last < size and (r := get(chunk[i:end[last]], below)) < below:
+                rank[i] = r
+                heappush(heap, r * size + i)
     return [ranks[chunk[i:j]] for i, j in enumerate(end) if j]
 
 def recover_merges(ranks):
-    """The pairs behind a vocabulary, earliest first: {..., b"aa": 256, b"aaa": 257} -> {(97, 97): 256, (256, 97): 257}."""
+    """The pairs behind a vocabulary, in order: {..., b"aa": 256, b"aaa": 257} -> {(97, 97): 256, (256, 97): 257}."""
     merges = {}
     for token, rank in sorted(ranks.items(), key=lambda item: item[1]):
         if len(token) > 1:

@@ -1,105 +1,69 @@
 """The Tokenizer: a vocabulary (bytes -> id), a pattern that cuts text into chunks, and special tokens."""
-import codecs
-import json
-import signal
-import warnings
-from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+import codecs, json, warnings
 from itertools import chain, islice
 from pathlib import Path
-
 import regex
-
 from .bpe import bpe, learn, recover_merges
 from .text import GPT4_PATTERN, WORDS, clean, count_chunks, read, splitter
 
-MEMO, MEMO_KEY = 1 << 17, 48    # a memo holds that many texts of that length: 30 MB or so, and then starts afresh
+MEMO, MEMO_KEY = 1 << 17, 48    # a memo holds that many texts of that length, and then starts afresh
 MAX_ID = 0x10FFFF               # training writes tokens as characters, and that many there are
 
 class Memo(dict):
     """A dict that works out what it does not hold; bounded, or a stream of random text would fill the machine."""
-
     def __init__(self, work_out):
         self.work_out = work_out
-
     def __missing__(self, text):
         ids = tuple(self.work_out(text))
-        if len(text) <= MEMO_KEY:
-            if len(self) >= MEMO:
-                self.clear()
-            self[text] = ids
+        if len(self) >= MEMO: self.clear()
+        if len(text) <= MEMO_KEY: self[text] = ids
         return ids
 
 class Tokenizer:
     """Tokenizer(pattern, {"<|special|>": id}).train(text, vocab_size).encode(text). No pattern: a text is one chunk."""
-
     def __init__(self, pattern=GPT4_PATTERN, special_tokens=None, ranks=None):
         ranks = {bytes([i]): i for i in range(256)} if ranks is None else ranks
-        self._setup(pattern, ranks, {} if special_tokens is None else special_tokens)
-
-    def _setup(self, pattern, ranks, special_tokens):
+        self._setup(pattern, {} if special_tokens is None else special_tokens, ranks)
+    def _setup(self, pattern, special_tokens, ranks):
         """The one place where anything changes, so that nothing derived can be stale."""
-        split, _ = splitter(pattern), check(ranks, special_tokens)
-        self.pattern, self.ranks, self.special_tokens, self._merges = pattern, dict(ranks), dict(special_tokens), None
-        self.vocab = {i: token for token, i in ranks.items()}               # id -> bytes
-        self.vocab |= {i: text.encode() for text, i in special_tokens.items()}
-        self.vocab_size = max(self.vocab) + 1                               # the rows of an embedding table
-        self._latin = [None] * self.vocab_size                              # joining str is faster than joining bytes
-        for i, token in self.vocab.items():
-            self._latin[i] = token.decode("latin-1")
-        longest_first = sorted(special_tokens, key=len, reverse=True)
-        self._special = regex.compile(f"({'|'.join(map(regex.escape, longest_first))})") if longest_first else None
-        chunks = Memo(self._encode_chunk)
+        check(ranks, special_tokens)
+        self.pattern, self.special_tokens, self.ranks, self._merges = pattern, dict(special_tokens), dict(ranks), None
+        split, chunks = splitter(pattern), Memo(lambda chunk: bpe(chunk.encode(), self.ranks))
         self._cut, self._lookup = split, chunks.__getitem__
         if pattern in WORDS:                    # look words up whole, and run the pattern only on new ones
             words = Memo(lambda word: chain.from_iterable(map(chunks.__getitem__, split(word))))
             self._cut, self._lookup = WORDS[pattern].findall, words.__getitem__
-
-    def _encode_chunk(self, chunk):
-        chunk = chunk.encode()
-        return [self.ranks[chunk]] if chunk in self.ranks else bpe(chunk, self.ranks)
-
+        self.vocab = {i: token for token, i in ranks.items()}               # id -> bytes
+        self.vocab |= {i: text.encode() for text, i in special_tokens.items()}
+        self.vocab_size = max(self.vocab) + 1                               # the rows of an embedding table
+        # decoding joins tokens as str, one character a byte, because joining str is faster than joining bytes
+        self._latin = [self.vocab[i].decode("latin-1") if i in self.vocab else None for i in range(self.vocab_size)]
+        longest_first = sorted(special_tokens, key=len, reverse=True)
+        self._special = regex.compile(f"({'|'.join(map(regex.escape, longest_first))})") if longest_first else None
     @property
     def merges(self):
         """The merges in their order: {(left id, right id): new id}."""
         self._merges = self._merges or recover_merges(self.ranks)
         return self._merges
-
-    def register_special_tokens(self, special_tokens):
-        """Replace the special tokens: {"<|endoftext|>": 100257}."""
-        self._setup(self.pattern, self.ranks, special_tokens)
-
+    def register_special_tokens(self, special_tokens): self._setup(self.pattern, special_tokens, self.ranks)
     def train(self, data, vocab_size, verbose=False, progress=lambda items, **_: items, processes=1):
         """Learn vocab_size tokens, special ones included, from a str, a Path, or an iterable of them; no merge crosses
         from one to the next. processes > 1 count in parallel, which pays for files of many megabytes; progress wraps
         iterators as tqdm does. Gives the tokenizer back, smaller and with a warning if the text runs out of pairs."""
-        least, end = 256 + len(self.special_tokens), vocab_size - len(self.special_tokens)
-        if not least <= vocab_size <= MAX_ID + 1:
-            raise ValueError(f"vocab_size {vocab_size} is not between {least} (bytes, special tokens) and {MAX_ID + 1}")
-        if low := [text for text, i in self.special_tokens.items() if i < end]:
-            raise ValueError(f"special token {low[0]!r} has an id that training gives away, as all those under {end}")
-        texts = progress(read(data, self.pattern), desc="read", unit=" texts")
-        counts = count_chunks(texts, self.pattern) if processes == 1 else self._count_parallel(iter(texts), processes)
+        end = vocab_size - len(self.special_tokens)
+        if end < 256 or vocab_size > MAX_ID + 1 or min(self.special_tokens.values(), default=end) < end:
+            raise ValueError(f"vocab_size {vocab_size} must have room for 256 bytes and {vocab_size - end} special "
+                             f"tokens, whose ids must be {end} or more, since those below are for the others")
+        counts = count_chunks(progress(read(data, self.pattern), desc="read"), self.pattern, processes)
         vocab = [bytes([i]) for i in range(256)]
         merges = islice(learn({chunk.encode(): n for chunk, n in counts.items()}), end - 256)
         for (a, b), n in progress(merges, desc="merge", total=end - 256):
             vocab.append(vocab[a] + vocab[b])
-            if verbose:
-                print(f"merge {len(vocab) - 256}: {(a, b)} -> {len(vocab) - 1} ({vocab[-1]}), {n} times")
+            if verbose: print(f"merge {len(vocab) - 256}: {(a, b)} -> {len(vocab) - 1} ({vocab[-1]}), {n} times")
         if len(vocab) < end:
             warnings.warn(f"no pair is left: the vocabulary has {len(vocab) + vocab_size - end} tokens", stacklevel=2)
-        self._setup(self.pattern, {token: i for i, token in enumerate(vocab)}, self.special_tokens)
+        self._setup(self.pattern, self.special_tokens, {token: i for i, token in enumerate(vocab)})
         return self
-
-    def _count_parallel(self, texts, processes):
-        counts, count = Counter(), partial(count_chunks, pattern=self.pattern)
-        with ProcessPoolExecutor(processes, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)) as pool:
-            while batch := [[text] for text in islice(texts, 2 * processes)]:       # or the whole file gets in line
-                for part in pool.map(count, batch):                         # in order, since ties go to the first seen
-                    counts.update(part)
-        return counts
-
     def encode(self, text, allowed_special="none_raise"):
         """The ids of a text. Special tokens in it are encoded as such where allowed_special is "all" or a set that has
         them; with "none" they are ordinary text. Any other is a ValueError ("none_raise": all are), because a text
@@ -117,80 +81,62 @@ class Tokenizer:
         for special, part in zip(parts[1::2], parts[2::2]):
             ids += [self.special_tokens[special], *self.encode_ordinary(part)]
         return ids
-
     def encode_ordinary(self, text):
         """The ids of a text in which nothing is special."""
         try:
             return list(chain.from_iterable(map(self._lookup, self._cut(text))))
         except UnicodeEncodeError:
             return self.encode_ordinary(clean(text))
-
     def token_bytes(self, i):
         """The bytes of one token: 100257 -> b"<|endoftext|>"."""
         if i not in self.vocab:
             raise ValueError(f"no token has the id {i!r}")
         return self.vocab[i]
-
     def decode_bytes(self, ids):
         """The exact bytes behind the ids, which need not be whole characters."""
         ids = list(ids)
-        try:
-            if min(ids, default=0) >= 0:        # a list would read -1 from its end
-                return "".join(map(self._latin.__getitem__, ids)).encode("latin-1")
-        except (IndexError, TypeError):
-            pass
-        return b"".join(map(self.token_bytes, ids))                         # finds the one to complain about
-
-    def decode(self, ids):
-        """The text behind the ids; bytes that are no character become U+FFFD."""
-        return self.decode_bytes(ids).decode("utf-8", "replace")
-
+        for wrong in set(ids) - self.vocab.keys():
+            raise ValueError(f"no token has the id {wrong!r}")
+        return "".join(map(self._latin.__getitem__, ids)).encode("latin-1")
+    def decode(self, ids): return self.decode_bytes(ids).decode("utf-8", "replace")     # no character: U+FFFD
     def decode_stream(self, ids):
         """Yield the text piece by piece, as soon as its last character is whole; ids may come from a generator."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         yield from filter(None, (decoder.decode(self.token_bytes(i)) for i in ids))
         yield from filter(None, [decoder.decode(b"", final=True)])
-
     def to_dict(self):
         """All of it as str, int and dict, for JSON or a checkpoint; bytes are written as Latin-1."""
-        vocab = {self._latin[i]: i for i in sorted(self.ranks.values())}
-        return {"version": "bpe 1", "pattern": self.pattern, "special_tokens": dict(self.special_tokens), "vocab": vocab}
-
-    @classmethod
-    def from_dict(cls, data):
+        return {"version": "bpe 1", "pattern": self.pattern, "special_tokens": dict(self.special_tokens),
+                "vocab": {self._latin[i]: i for i in sorted(self.ranks.values())}}
+    @staticmethod
+    def from_dict(data):
         """The inverse of to_dict; a ValueError says what is wrong with data that is no tokenizer."""
-        if not isinstance(data, dict) or data.get("version") != "bpe 1" or not isinstance(data.get("vocab"), dict):
-            raise ValueError('this is no tokenizer: those have a "version", which is "bpe 1", and a "vocab"')
         try:
-            ranks = {token.encode("latin-1"): i for token, i in data["vocab"].items()}
-        except (AttributeError, UnicodeEncodeError):
-            raise ValueError("a token in the vocabulary is not written as bytes") from None
-        tok = cls.__new__(cls)
-        tok._setup(data.get("pattern"), ranks, data.get("special_tokens"))
-        return tok
-
-    def save(self, path):
-        """Write it as one JSON file."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=0) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path):
-        """Read what save wrote."""
+            version, pattern, special, vocab = (data[key] for key in ("version", "pattern", "special_tokens", "vocab"))
+            ranks = {token.encode("latin-1"): i for token, i in vocab.items()}
+        except (KeyError, TypeError, AttributeError, UnicodeEncodeError):
+            version = "unknown"
+        if version != "bpe 1":
+            raise ValueError('this is no tokenizer of version "bpe 1", or its vocabulary is not written as bytes')
+        return Tokenizer(pattern, special, ranks)
+    def save(self, path): Path(path).write_text(json.dumps(self.to_dict(), indent=0) + "\n", encoding="utf-8")
+    @staticmethod
+    def load(path):
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            return Tokenizer.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except (ValueError, RecursionError) as error:                       # errors in JSON and UTF-8 are ValueErrors
             raise ValueError(f"{path}: {error}") from None
 
 def check(ranks, special_tokens):
     """Refuse, with the reason, a vocabulary that could not encode every text or decode every id."""
-    if not isinstance(special_tokens, dict) or not all(isinstance(text, str) and text for text in special_tokens):
-        raise ValueError("special_tokens must be a dict from texts, none of them empty, to ids")
+    if not isinstance(special_tokens, dict) or not all(isinstance(text, str) for text in special_tokens):
+        raise ValueError("special_tokens must be a dict from texts to ids")
     ids = [*ranks.values(), *special_tokens.values()]
     odd = [i for i in ids if type(i) is not int or not 0 <= i <= MAX_ID]    # True is an int too, but no id
-    odd += [text for text in special_tokens if clean(text) != text] + [token for token in ranks if not token]
+    odd += [text for text in [*ranks, *special_tokens] if not text or isinstance(text, str) and clean(text) != text]
     if odd:
-        raise ValueError(f"{odd[0]!r}: ids are whole numbers up to {MAX_ID}, tokens are whole characters, never empty")
+        raise ValueError(f"{odd[0]!r}: ids are whole numbers up to {MAX_ID}; tokens are whole characters, never empty")
     if len(set(ids)) < len(ids):
-        raise ValueError(f"two tokens have the id {Counter(ids).most_common(1)[0][0]}")
+        raise ValueError("two tokens have the same id")
     if missing := {bytes([i]) for i in range(256)} - set(ranks):
         raise ValueError(f"the vocabulary lacks the byte {min(missing)}")

@@ -1,9 +1,9 @@
-"""Text into chunks. Merges never cross the border of a chunk, so no token holds half of one word and half of another."""
-import os
-import re
+"""Text into chunks. Merges never cross the border of a chunk, so no token holds halves of two words."""
+import os, re, signal
 from collections import Counter
+from functools import partial
 from itertools import chain
-
+from multiprocessing import Pool
 import regex
 
 # GPT-2: contractions, letters, numbers and the rest, each with the space before it; then what space is left.
@@ -30,10 +30,9 @@ BLOCK = 1 << 22                                                    # characters
 def splitter(pattern):
     """A function that cuts a text into chunks, which together are the text: "a, b!", \\w+ -> "a", ", ", "b", "!"."""
     try:
-        compiled = regex.compile(r"(?s).+" if pattern is None else pattern)
+        compiled = regex.compile(r"(?s).+" if pattern is None else "" + pattern)      # a str, not bytes
     except (regex.error, TypeError, RecursionError, OverflowError) as error:
         raise ValueError(f"pattern {str(pattern)[:60]!r} is no regular expression: {error}") from None
-
     def split(text):
         chunks, end = [], 0
         for match in compiled.finditer(text):
@@ -43,15 +42,9 @@ def splitter(pattern):
     return compiled.findall if pattern in WORDS or pattern is None else split
 
 def clean(text):
-    """The text as UTF-8 can hold it: half a surrogate pair becomes U+FFFD, two halves the character they mean.
-
-    That is what tiktoken does, and the one case in which decoding gives another text than was encoded."""
-    try:
-        text.encode()
-        return text
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
+    """The text as UTF-8 can hold it: half a surrogate pair becomes U+FFFD, two halves the character they mean. So does
+    tiktoken, and it is the one case in which decoding gives another text than was encoded."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 def blocks(path, pattern):
     """A file in blocks that end where the pattern cuts anyway; in one block, where we do not know the pattern."""
     with open(path, encoding="utf-8", newline="") as file:
@@ -62,14 +55,17 @@ def blocks(path, pattern):
                 yield rest[:seam.start()]
                 rest = rest[seam.start():]
         yield rest
-
 def read(data, pattern):
     """The texts in a str, in a path (its file is read), or in an iterable of both."""
     for item in [data] if isinstance(data, (str, os.PathLike)) else data:
-        if not isinstance(item, (str, os.PathLike)):
-            raise TypeError(f"text is a str, or a path to it, not {type(item).__name__}")
-        yield from [item] if isinstance(item, str) else blocks(item, pattern)
+        yield from [item] if isinstance(item, str) else blocks(os.fspath(item), pattern)
 
-def count_chunks(texts, pattern):
+def count_chunks(texts, pattern, processes=1):
     """How often each chunk occurs, in the order of first appearance: ["a b b"], GPT-2's -> {"a": 1, " b": 2}."""
-    return Counter(chain.from_iterable(map(splitter(pattern), map(clean, texts))))
+    if processes == 1:
+        return Counter(chain.from_iterable(map(splitter(pattern), map(clean, texts))))
+    counts = Counter()
+    with Pool(processes, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:   # Ctrl-C is for the parent
+        for part in pool.imap(partial(count_chunks, pattern=pattern), ([text] for text in texts)):
+            counts.update(part)                 # in order, since ties go to the first seen
+    return counts

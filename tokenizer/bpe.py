@@ -3,7 +3,7 @@ number; the first 256 are the bytes. Training replaces the most frequent pair of
 over; encoding replays those merges in their order. The rule for ties, on which every id depends: the highest count
 wins, and among equals the pair that stands first in the text as it is by then. Pairs are counted with overlaps ("aaa"
 holds aa twice) but merged from the left."""
-from collections import Counter, defaultdict
+from collections import defaultdict
 from heapq import heapify, heappop, heappush
 from itertools import islice, pairwise
 from operator import add, indexOf
@@ -61,16 +61,16 @@ class Pairs:
     then Python's own split and join do the merging, in C."""
     def __init__(self, counts):
         self.chunks, self.weights = [chunk.decode("latin-1") for chunk in counts], list(counts.values())
-        self.stats = Counter()                  # pair -> how often it stands in the text
+        self.stats = defaultdict(int)           # pair -> how often it stands in the text
         self.where = defaultdict(list)          # pair -> its chunks in rising order; some may have lost it since
         for i, chunk in enumerate(self.chunks):
             self._note(i, list(map(add, chunk, chunk[1:])), self.stats)
         self.heap = sorted((-n, self.where[pair][0], pair) for pair, n in self.stats.items())
     def _note(self, i, pairs, stats):
+        weight, where = self.weights[i], self.where
         for pair in pairs:
-            stats[pair] += self.weights[i]
-        for pair in set(pairs):
-            self.where[pair].append(i)
+            stats[pair] += weight
+            if not (home := where[pair]) or home[-1] != i: home.append(i)
     def _pop(self):
         """Take the best key (-count, first chunk, pair) out of the heap; None when there is none. A pair only ever gets
         rarer, and its first place only moves to the right. So a key in the heap can be too hopeful but never too
@@ -79,10 +79,8 @@ class Pairs:
             key = heappop(self.heap)
             pair, home = key[2], self.where[key[2]]
             if self.stats[pair]:
-                if len(home) > 1:
-                    del home[:next(k for k, i in enumerate(home) if pair in self.chunks[i])]
-                if key == (now := (-self.stats[pair], home[0], pair)):
-                    return key
+                if len(home) > 1: del home[:next(k for k, i in enumerate(home) if pair in self.chunks[i])]
+                if key == (now := (-self.stats[pair], home[0], pair)): return key
                 heappush(self.heap, now)
     def best(self):
         """The most frequent pair and its count, ties by first place in the text; None when no pair is left."""
@@ -102,13 +100,16 @@ class Pairs:
         return winner, -key[0]
     def merge(self, pair, new):
         """Replace pair by new in every chunk that has it, and correct only the counts beside the places it stood."""
-        (a, b), born = pair, Counter()
+        (a, b), born = pair, defaultdict(int)
         for i in self.where.pop(pair):
             parts = self.chunks[i].split(pair)  # goes from the left without overlaps: "aaa" -> "", "a"
             if len(parts) > 1:                  # else an earlier merge took this pair's letters away
                 self.chunks[i] = new.join(parts)
-                fresh = [part[-1] + new for part in parts[:-1] if part] + [new + part[0] for part in parts[1:] if part]
-                self._note(i, fresh + [new + new] * parts[1:-1].count(""), born)
+                fresh = []
+                for left, right in pairwise(parts):
+                    fresh.append((left[-1] if left else new) + new)
+                    if right: fresh.append(new + right[0])
+                self._note(i, fresh if parts[0] else fresh[1:], born)
         for fresh, n in born.items():           # each new pair took the place of exactly one old pair
             self.stats[(b if fresh[0] == new else fresh[0]) + (a if fresh[1] == new else fresh[1])] -= n
             self.stats[fresh] = n
@@ -117,11 +118,10 @@ class Pairs:
 
 def learn(counts):
     """Yield (pair, its count), merge by merge, until no pair is left: {b"aab": 2} -> ((97, 97), 2), ((256, 98), 2)."""
-    pairs, new = Pairs(counts), 256
-    while best := pairs.best():
-        pairs.merge(best[0], chr(new))
-        yield tuple(map(ord, best[0])), best[1]
-        new += 1
+    pairs = Pairs(counts)
+    for new, (pair, n) in enumerate(iter(pairs.best, None), 256):
+        pairs.merge(pair, chr(new))
+        yield tuple(map(ord, pair)), n
 
 # ----------------------------------------------------------------------------------------------------------------------
 # encoding, fast. A vocabulary is one dict, bytes -> id, and the id is also the rank: lower ids merge first. Pairs are

@@ -1,5 +1,6 @@
 """The Tokenizer: a vocabulary (bytes -> id), a pattern that cuts text into chunks, and special tokens."""
 import codecs, json, warnings
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 import regex
@@ -27,7 +28,8 @@ class Tokenizer:
     def _setup(self, pattern, special_tokens, ranks):
         """The one place where anything changes, so that nothing derived can be stale."""
         check(ranks, special_tokens)
-        self.pattern, self.special_tokens, self.ranks, self._merges = pattern, dict(special_tokens), dict(ranks), None
+        vars(self).pop("merges", None)
+        self.pattern, self.special_tokens, self.ranks = pattern, dict(special_tokens), dict(ranks)
         split, chunks = splitter(pattern), Memo(lambda chunk: bpe(chunk.encode(), self.ranks))
         self._cut, self._lookup = split, chunks.__getitem__
         if pattern in WORDS:                    # look words up whole, and run the pattern only on new ones
@@ -36,15 +38,12 @@ class Tokenizer:
         self.vocab = {i: token for token, i in ranks.items()}               # id -> bytes
         self.vocab |= {i: text.encode() for text, i in special_tokens.items()}
         self.vocab_size = max(self.vocab) + 1                               # the rows of an embedding table
-        # decoding joins tokens as str, one character a byte, because joining str is faster than joining bytes
+        # to decode, tokens are joined as str, a character a byte: three times as fast as joining bytes
         self._latin = [self.vocab[i].decode("latin-1") if i in self.vocab else None for i in range(self.vocab_size)]
         longest_first = sorted(special_tokens, key=len, reverse=True)
         self._special = regex.compile(f"({'|'.join(map(regex.escape, longest_first))})") if longest_first else None
-    @property
-    def merges(self):
-        """The merges in their order: {(left id, right id): new id}."""
-        self._merges = self._merges or recover_merges(self.ranks)
-        return self._merges
+    @cached_property
+    def merges(self): return recover_merges(self.ranks)                     # {(left id, right id): new id}, in order
     def register_special_tokens(self, special_tokens): self._setup(self.pattern, special_tokens, self.ranks)
     def train(self, data, vocab_size, verbose=False, progress=lambda items, **_: items, processes=1):
         """Learn vocab_size tokens, special ones included, from a str, a Path, or an iterable of them; no merge crosses
@@ -95,9 +94,11 @@ class Tokenizer:
     def decode_bytes(self, ids):
         """The exact bytes behind the ids, which need not be whole characters."""
         ids = list(ids)
-        for wrong in set(ids) - self.vocab.keys():
-            raise ValueError(f"no token has the id {wrong!r}")
-        return "".join(map(self._latin.__getitem__, ids)).encode("latin-1")
+        try:
+            if min(ids, default=0) >= 0:        # a list would read -1 from its end
+                return "".join(map(self._latin.__getitem__, ids)).encode("latin-1")
+        except (IndexError, TypeError): pass
+        return b"".join(map(self.token_bytes, ids))                         # finds the one to complain about
     def decode(self, ids): return self.decode_bytes(ids).decode("utf-8", "replace")     # no character: U+FFFD
     def decode_stream(self, ids):
         """Yield the text piece by piece, as soon as its last character is whole; ids may come from a generator."""

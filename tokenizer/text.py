@@ -62,8 +62,7 @@ def read(data, pattern):
 
 def count_chunks(texts, pattern, processes=1):
     """How often each chunk occurs, in the order of first appearance: ["a b b"], GPT-2's -> {"a": 1, " b": 2}."""
-    if processes == 1:
-        return Counter(chain.from_iterable(map(splitter(pattern), map(clean, texts))))
+    if processes == 1: return Counter(chain.from_iterable(map(splitter(pattern), map(clean, texts))))
     counts = Counter()
     with Pool(processes, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:   # Ctrl-C is for the parent
         for part in pool.imap(partial(count_chunks, pattern=pattern), ([text] for text in texts)):

@@ -9,11 +9,11 @@ makemore: give it a text file with one thing per line, and it makes more things 
     python makemore.py -i shakespeare.txt --text                one long text instead of one thing per line
     torchrun --standalone --nproc_per_node=2 makemore.py        several processes, the same steps
 
-Everything is in this file, to be read from the top and changed. The models stand in the order in which one would
-invent them, from counting pairs of letters to a GPT, over one data set, one training loop, one sampler and one
-checkpoint format. Left out on purpose: configuration files, plug-ins, data loaders. A new model is one class.
+All of it is in this file, to be read from the top and changed: models from counting letters to a GPT, in the order
+in which one would invent them, over one data set, one training loop, one sampler, one checkpoint format. Left out on
+purpose: configuration files, plug-ins, data loaders. A new model is one class.
 """
-import argparse, contextlib, difflib, functools, io, json, math, os, random, re, signal, sys, time, typing
+import argparse, contextlib, difflib, functools, io, itertools, json, math, os, random, re, signal, sys, time, typing
 from collections import namedtuple
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -26,10 +26,8 @@ __version__ = '1.0.0'
 
 class UserError(Exception):
     """Something the user can mend: told in one line, exit code 2."""
-
 class MachineError(Exception):
     """Something that failed on the way, a disk or the numbers: told in one line, exit code 1."""
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Settings: the only list of knobs; flags, defaults, help and the entries in a checkpoint are made from it
 GROUPS = ('data', 'model', 'training', 'looking', 'work', 'sampling', 'machine')
@@ -45,13 +43,12 @@ data, net, fit, look, work, draws, machine = (functools.partial(knob, group) for
 class Config:
     input_file: str = data('names.txt', 'text file with one thing per line; - reads standard input', '-i')
     encoding: str = data('utf-8', 'encoding of the input file')
-    split: str = data('honest', '80/10/10 honest (nothing of train in dev and test), lecture (plain) or all (no split)',
-                      choices=('honest', 'lecture', 'all'))
+    split: str = data('honest', 'honest: nothing of train in dev; lecture; all', choices=('honest', 'lecture', 'all'))
     text: bool = data(False, 'the input is one long text, not one thing per line', arch=True)
     tokenizer: str = data('char', 'char, bpe (trained on the train split) or a saved tokenizer file')
     vocab_size: int = data(512, 'tokens that --tokenizer bpe learns', least=256, most=2**20)
     type: str = net('transformer', 'which model; they are listed below', arch=True)
-    block_size: int | None = net(None, 'tokens of context; by default as long as the lines', least=1, most=2**16, arch=True)
+    block_size: int | None = net(None, 'tokens of context; None: the longest line', least=1, most=2**16, arch=True)
     n_layer: int = net(4, 'layers', least=1, most=512, arch=True)
     n_head: int = net(4, 'attention heads', least=1, most=512, arch=True)
     n_embd: int = net(64, 'channels of the embedding', least=1, most=2**16, arch=True)
@@ -64,52 +61,44 @@ class Config:
     max_steps: int = fit(10000, 'steps to take; the rate falls to zero over them', least=0, most=10**9)
     warmup: int | None = fit(None, 'steps in which the rate rises to its peak; a twentieth of all by default', least=0)
     grad_clip: float | None = fit(1.0, 'largest norm of the gradient; none: any', least=0)
-    backprop: str = fit('autograd', 'gradients by autograd, manual (derived by hand) or micrograd (number by number)',
-                        choices=('autograd', 'manual', 'micrograd'))
     seed: int = fit(3407, 'seed of everything that is drawn', least=0, most=2**62)
     eval_interval: int = look(500, 'steps between evaluations and saves', least=1)
     sample_interval: int | None = look(1000, 'steps between samples; none: only at the end', least=1)
     diagnose: int | None = look(None, 'every so many steps look at activations, gradients and updates', least=1)
-    check_backprop: bool = look(False, 'compare the gradients with autograd, parameter by parameter, and quit')
-    find_lr: bool = look(False, 'sweep the learning rate, suggest one, and quit')
     work_dir: str | None = work(None, 'folder of the run; by default a new one under out/, or the newest', '-o')
     resume: bool = work(False, 'go on with the run in the work dir')
     overwrite: bool = work(False, 'replace the run in the work dir')
     sample_only: bool = work(False, 'sample from the run in the work dir; train nothing, write nothing')
     num_samples: int = draws(20, 'how many samples; of a text, one', least=0)
     prompt: str = draws('', 'what every sample begins with; @FILE reads it from a file')
-    length: int | None = draws(None, 'most tokens in a sample; twice the longest line by default, 500 of a text', least=1)
+    length: int | None = draws(None, 'most tokens in a sample; None: twice the longest line, or 500', least=1)
     temperature: float = draws(1.0, 'below 1 safer, above 1 wilder, 0 always the likeliest', least=0)
     top_k: int | None = draws(None, 'draw among the k likeliest only', least=1)
     top_p: float | None = draws(None, 'draw among the likeliest that make up this probability', least=1e-9, most=1)
     new_only: bool = draws(False, 'only samples that stand nowhere in the data, and none twice')
     device: str = machine('auto', 'auto, cpu, cuda, cuda:N or mps')
-    threads: int | None = machine(None, 'threads of the CPU; by default what suits the size of the model', least=1, most=512)
+    threads: int | None = machine(None, 'threads of the CPU; None: what suits the model', least=1, most=512)
     compile: bool = machine(False, 'torch.compile the model, which pays on a GPU')
-    num_workers: int | None = machine(None, 'without meaning, there are no data workers; accepted for old commands', '-n')
+    num_workers: int | None = machine(None, 'accepted for old commands; there are no data workers', '-n')
 
 KNOBS = {f.name: f for f in fields(Config)}
-
 def flag(name):
     return '--' + name.replace('_', '-')
-
 def check(name, value):
     """The value of a setting in its type and within its limits: check('n_head', '8') -> 8. Else a UserError."""
     limits, kind = KNOBS[name].metadata, (typing.get_args(KNOBS[name].type) or (KNOBS[name].type,))[0]
     if value in (None, 'none') and kind is not KNOBS[name].type:
         return None
-    try:
+    with contextlib.suppress(ValueError):
         value = kind(value) if isinstance(value, str) or kind is float and type(value) is int else value
-        if type(value) is not kind:
-            raise ValueError
-    except ValueError:
-        raise UserError(f'{flag(name)} {value!r}: that is no {kind.__name__}') from None
-    least, most = limits.get('least'), limits.get('most', sys.float_info.max)
-    if least is not None and not least <= value <= most:
-        raise UserError(f'{flag(name)} {value}: must be at least {least}' + (f', at most {most}' if 'most' in limits else ''))
+    if type(value) is not kind:
+        raise UserError(f'{flag(name)} {value!r}: that is no {kind.__name__}')
+    least, most = limits.get('least', -math.inf), limits.get('most', sys.float_info.max)
+    if kind is not str and not least <= value <= most:
+        raise UserError(f'{flag(name)} {value}: must be at least {least}' + f', at most {most}' * ('most' in limits))
     choices = MODELS if name == 'type' else limits.get('choices', (value,))
     if value not in choices:
-        raise UserError(f'{flag(name)} {value}: no such choice{nearest(value, choices)}; there are {", ".join(choices)}')
+        raise UserError(f'{flag(name)} {value}: no such{nearest(value, choices)}; there are {", ".join(choices)}')
     return value
 
 def nearest(word, words):
@@ -129,10 +118,10 @@ class Parser(argparse.ArgumentParser):
         self.add_argument('--version', action='version', version=f'makemore {__version__}, torch {torch.__version__}')
         groups = {name: self.add_argument_group(name) for name in GROUPS}
         for name, f in KNOBS.items():
-            default = '' if f.type is bool or f.default in (None, '') else f' (default: {f.default})'
+            help = f.metadata['help'] + f' (default: {f.default})' * (f.default not in (None, '', False))
             kind = dict(action='store_true') if f.type is bool else dict(metavar=name.split('_')[-1].upper())
-            groups[f.metadata['group']].add_argument(*f.metadata['flags'], flag(name), dest=name,
-                                                     help=f.metadata['help'].replace('%', '%%') + default, **kind)
+            groups[f.metadata['group']].add_argument(*f.metadata['flags'], flag(name), dest=name, help=help, **kind)
+
     def error(self, message):
         if (unknown := message.removeprefix('unrecognized arguments: ')) != message:
             word = unknown.split()[0]
@@ -143,17 +132,15 @@ class Parser(argparse.ArgumentParser):
 def parse(argv=None):
     """What was typed, as checked settings."""
     typed = vars(Parser().parse_args(argv))
-    for name, old in (('num_workers', None), ('max_steps', '-1'), ('top_k', '-1')):      # what meant something once
-        if name in typed and typed[name] == (old or typed[name]):
+    for name in {'num_workers', 'max_steps', 'top_k'} & typed.keys():      # what makemore once gave a meaning
+        if name == 'num_workers' or typed[name] == '-1':
             say(f'{flag(name)} {typed.pop(name)} has no meaning here and is left out')
-    typed = {name: check(name, value) for name, value in typed.items()}
-    if len(modes := [n for n in ('sample_only', 'resume', 'overwrite', 'find_lr', 'check_backprop') if n in typed]) > 1:
+    if len(modes := [name for name in ('sample_only', 'resume', 'overwrite') if name in typed]) > 1:
         raise UserError(f'{" and ".join(map(flag, modes))} contradict each other: choose one')
-    return typed
+    return {name: check(name, value) for name, value in typed.items()}
 
-def settle(typed, saved=()):
+def settle(typed, saved={}):
     """The settings of a run. Weakest first: the defaults, what the type prefers, the checkpoint, what was typed."""
-    saved = dict(saved)
     for name in saved.keys() & typed.keys():
         if KNOBS[name].metadata.get('arch') and typed[name] != saved[name]:
             raise UserError(f'{flag(name)} {typed[name]} contradicts the checkpoint, which has {saved[name]}')
@@ -162,52 +149,43 @@ def settle(typed, saved=()):
 
 def carried(cfg):
     return {name: getattr(cfg, name) for name, f in KNOBS.items() if f.metadata['group'] in CARRIED}
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Machines: one process or many, and who of them speaks
 def rank():
     return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-
 def world():
     return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 def sum_over_ranks(*numbers):
-    """Each number summed over all processes."""
+    total = torch.tensor(numbers, dtype=torch.float64)
     if world() > 1:
-        total = torch.tensor(numbers, dtype=torch.float64, device=f'cuda:{torch.cuda.current_device()}' if
-                             torch.distributed.get_backend() == 'nccl' else 'cpu')
         torch.distributed.all_reduce(total)
-        numbers = total.tolist()
-    return numbers
+    return total.tolist()
 
 def say(line, file=None):
     """A line for the reader, on stderr if not said otherwise, above the progress bar where there is one."""
     if rank() == 0:
-        write = sys.modules['tqdm'].tqdm.write if 'tqdm' in sys.modules else print
-        write(line, file=file or sys.stderr)
+        (sys.modules['tqdm'].tqdm.write if 'tqdm' in sys.modules else print)(line, file=file or sys.stderr)
 
 @contextlib.contextmanager
 def machine_for(cfg):
     """The device: the fastest at hand, or the one that was asked for. Under torchrun also the group of processes."""
-    grouped, device = 'TORCHELASTIC_RUN_ID' in os.environ, cfg.device
-    if device == 'auto':
-        device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
-    if grouped and device == 'cuda':
-        device = f'cuda:{os.environ["LOCAL_RANK"]}'
+    grouped, gpu = 'TORCHELASTIC_RUN_ID' in os.environ, torch.accelerator.current_accelerator(check_available=True)
     try:
-        torch.zeros(1, device=device)
-        if device.startswith('cuda'):
+        device = torch.device(cfg.device if cfg.device != 'auto' else gpu or 'cpu')
+        if grouped and device.type == 'cuda':
+            device = torch.device('cuda', int(os.environ['LOCAL_RANK']))
             torch.cuda.set_device(device)
-    except (RuntimeError, AssertionError, NotImplementedError, ValueError) as e:
-        raise UserError(f'--device {device}: {str(e).splitlines()[0]}') from None
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
+        raise UserError(f'--device {cfg.device}: {str(e).splitlines()[0]}') from None
     if grouped:
-        torch.distributed.init_process_group('nccl' if device.startswith('cuda') else 'gloo')
+        torch.distributed.init_process_group()      # gloo between CPUs, NCCL between GPUs
     try:
-        yield device
+        yield str(device)
     finally:
         if grouped:
             torch.distributed.destroy_process_group()
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Words: reading, splitting, encoding, batching
 CAP = 64              # the longest piece that a line is trained in where nobody says otherwise
@@ -231,8 +209,7 @@ def read_pieces(path, encoding, size=CHUNK):
 
 def tidy(text):
     """Every line stripped, blank lines gone: ' emma \\n\\nava\\n' -> 'emma\\nava'."""
-    text = text.strip()
-    if re.search(r'\s\n|\n\s', text):      # one fast look spares most files the work
+    if re.search(r'\s\n|\n\s', text := text.strip()):      # one fast look spares most files the work
         text = '\n'.join(filter(None, map(str.strip, text.split('\n'))))
     return text
 
@@ -268,7 +245,6 @@ def seeded(*numbers):
 
 class Words:
     r"""The data set, and what a model has to remember of it: the vocabulary and which lines it has seen.
-
     All tokens lie in one flat tensor in which the newline has become the boundary token 0: emma\nava is
     0 e m m a 0 a v a 0. An item is a start and a length: its inputs are flat[start:start+length], its targets the same
     one further on. One long text (--text) has no boundary, its tokens count from 0.
@@ -281,10 +257,12 @@ class Words:
             from tokenizer import Tokenizer
             tokenizer = Tokenizer.from_dict(tokenizer)
         self.tokenizer = tokenizer
-        self.vocab_size = self.first + (tokenizer.vocab_size if tokenizer else len(symbols))
+        self.vocab_size = self.first + (self.tokenizer.vocab_size if tokenizer else len(symbols))
+
     def state(self):
         return dict(text=self.text, symbols=self.symbols, longest=self.longest, known=self.known,
                     tokenizer=self.tokenizer and self.tokenizer.to_dict())
+
     def encode(self, text):
         """Token ids of a prompt: with the symbols ab, 'ba' -> [2, 1]."""
         if self.tokenizer:
@@ -292,6 +270,7 @@ class Words:
         if unknown := sorted(set(text) - self.index.keys()):
             raise UserError(f'{unknown[0]!r} is not in the vocabulary, which is {self.symbols[:500]!r}')
         return [self.index[symbol] for symbol in text]
+
     def tokens(self, text):
         """The same for a file's worth of text, as a small tensor, through a table from code point to token."""
         if self.tokenizer:
@@ -301,15 +280,17 @@ class Words:
             self.table = torch.zeros(0x110000, dtype=kind)      # what is no symbol, as the newline between lines, is 0
             self.table[code_points(self.symbols).long()] = torch.arange(self.first, self.vocab_size, dtype=kind)
         return self.table[code_points(text)]
+
     def decode(self, ids):
         """The text of some tokens, boundaries left out."""
         ids = [i - self.first for i in ids if i >= self.first]
         return self.tokenizer.decode(ids) if self.tokenizer else ''.join(self.symbols[i] for i in ids)
+
     def kinds(self, texts):
         """For each text 'in train', 'in dev or test', 'new' or 'empty'."""
         prints = fingerprints(''.join(text + '\n' for text in texts))
         seen = {name: torch.isin(prints, table).tolist() for name, table in self.known.items()}
-        return [next((name for name in seen if seen[name][i]), 'new' if text else 'empty') for i, text in enumerate(texts)]
+        return [next((k for k in seen if seen[k][i]), 'new' if text else 'empty') for i, text in enumerate(texts)]
 
 def symbols_of(pieces):
     """All characters of a text, sorted, and how many it has: ['abba'] -> ('ab', 4)."""
@@ -352,13 +333,9 @@ def read_lines(cfg):
 
 def split_rows(prints, split):
     """Which lines are train, dev and test, as the lectures have it, and how many were left out of dev and test."""
-    n, left_out = len(prints), {}
-    if n <= 10**6:
-        order = list(range(n))
-        random.Random(42).shuffle(order)      # takes seconds for millions of lines: beyond one, torch does it
-        order = torch.tensor(order)
-    else:
-        order = torch.randperm(n, generator=torch.Generator().manual_seed(42))
+    n, order, left_out = len(prints), list(range(len(prints))) if len(prints) <= 10**6 else [], {}
+    random.Random(42).shuffle(order)      # takes seconds for millions of lines: beyond one, torch does it
+    order = torch.tensor(order) if order else torch.randperm(n, generator=torch.Generator().manual_seed(42))
     n1, n2 = max(1, int(0.8 * n)), max(1, int(0.9 * n))
     rows = dict(train=order[:n1], dev=order[n1:n2], test=order[n2:])
     if split == 'all':
@@ -371,43 +348,39 @@ def split_rows(prints, split):
 def read_text(cfg, folder=None):
     """One long text, the first 90 % of it train. Its tokens lie in a file in the folder, which is mapped, not read."""
     pieces = functools.partial(read_pieces, cfg.input_file, cfg.encoding)
-    if cfg.input_file == '-':
-        pieces = list(pieces()).__iter__      # a pipe can be read only once
+    if cfg.input_file == '-':      # a pipe can be read only once
+        whole = ''.join(pieces())
+        pieces = lambda size=CHUNK: (whole[i:i + size] for i in range(0, len(whole), size))
     symbols, n = symbols_of(pieces())
     if len(symbols) < 2:
         raise UserError(f'{cfg.input_file} holds nothing to learn from: it needs two different characters')
-    train, end, chars = int(0.9 * n), 0, 0
-    tokenizer = None if cfg.tokenizer == 'char' else make_tokenizer(cfg, (p for p, _ in halves(pieces(), train) if p))
+    tokenizer, size, end, cut = None, min(CHUNK, -(-n // 10)), 0, 0      # a tenth at most: nine of ten pieces are train
+    if cfg.tokenizer != 'char':
+        tokenizer = make_tokenizer(cfg, itertools.islice(pieces(size), int(0.9 * n) // size))
     words = Words(text=True, symbols='' if tokenizer else symbols, tokenizer=tokenizer)
-    size, kind = n * (4 if tokenizer else 1), words.tokens('').dtype      # at worst a token per byte
-    flat = torch.from_file(str(folder / 'tokens.bin'), True, size, dtype=kind) if folder else torch.empty(size, dtype=kind)
-    for piece in (half for both in halves(pieces(), train) for half in both):
+    room, kind, file = n * (4 if tokenizer else 1), words.tokens('').dtype, folder and str(folder / 'tokens.bin')
+    if file:
+        make_room(folder, old=())
+    flat = torch.from_file(file, True, room, dtype=kind) if file else torch.empty(room, dtype=kind)
+    for i, piece in enumerate(pieces(size), 1):
         ids = words.tokens(piece)
         flat[end:end + len(ids)] = ids
-        end, chars = end + len(ids), chars + len(piece)
-        cut = end if chars <= train else cut
+        end += len(ids)
+        cut = end if i * size <= 0.9 * n else cut
+    cut = cut if tokenizer else int(0.9 * n)
     words.flat, words.longest, words.density, words.left_out = flat[:end], cut, end / n, {}
     words.lines = Items(torch.tensor([0, cut]), torch.tensor([cut - 1, end - cut - 1]))
     words.rows = dict(train=torch.tensor([0]), dev=torch.tensor([1]), test=torch.tensor([], dtype=torch.int64))
     return words
 
-def halves(pieces, n):
-    """Each piece in two: what lies before character n of the whole, and what comes from there on."""
-    for piece in pieces:
-        yield piece[:n], piece[n:]
-        n = max(0, n - len(piece))
-
 def cut_words(words, span):
-    """The items of each split: its lines, those longer than span cut into pieces."""
+    """The items of each split: its lines, cut into pieces of span tokens at most."""
     words.span, words.splits = span, {}
     for name, rows in words.rows.items():
-        starts, lengths = words.lines.starts[rows], words.lines.lengths[rows]
-        if words.longest >= span:
-            pieces = (lengths + span - 1) // span
-            offset = (torch.arange(int(pieces.sum())) - (pieces.cumsum(0) - pieces).repeat_interleave(pieces)) * span
-            starts = starts.repeat_interleave(pieces) + offset
-            lengths = (lengths.repeat_interleave(pieces) - offset).clamp(max=span)
-        words.splits[name] = Items(starts, lengths)
+        pieces = (words.lines.lengths[rows] + span - 1) // span
+        offset = (torch.arange(int(pieces.sum())) - (pieces.cumsum(0) - pieces).repeat_interleave(pieces)) * span
+        starts, lengths = (t[rows].repeat_interleave(pieces) for t in words.lines)
+        words.splits[name] = Items(starts + offset, (lengths - offset).clamp(max=span))
 
 def gather(words, starts, lengths, device='cpu'):
     """Inputs and targets (B, T) of some items, T the longest of them; what is no target is -1."""
@@ -417,10 +390,8 @@ def gather(words, starts, lengths, device='cpu'):
     return x.to(device), y.masked_fill(t >= lengths[:, None], -1).to(device)
 
 def batch(words, cfg, step, device='cpu'):
-    """A step's inputs and targets for this process, and its share of all targets times the number of processes.
-
-    A pure function of (seed, step): lines come in one seeded shuffle per epoch, a long text in random windows.
-    """
+    """Of (seed, step) alone: inputs, targets, and this process's share of all targets times the number of processes.
+    Lines come in one seeded shuffle per epoch, a long text in random windows."""
     items, B = words.splits['train'], cfg.batch_size
     if words.text:
         lengths = items.lengths[:1].expand(B)
@@ -435,11 +406,9 @@ def batch(words, cfg, step, device='cpu'):
     mine = slice(rank(), None, world())
     share = float(lengths[mine].sum() / lengths.sum()) * world()
     return *gather(words, starts[mine], lengths[mine], device), share
-
 # ----------------------------------------------------------------------------------------------------------------------
 # The contract that every model keeps
 MODELS = {}
-
 def register(name, **prefers):
     """Make a model known under a name, with the settings it prefers."""
     def add(cls):
@@ -449,9 +418,7 @@ def register(name, **prefers):
 
 class LanguageModel(nn.Module):
     """logits(idx, cache) maps tokens (B, T) to the logits (B, T, V) of what comes next, and never looks to the right.
-
-    The cache begins as an empty dict. A model that leaves something in it, the batch first, gets only the newest token
-    from then on.
+    What it leaves in the cache, the batch first, is there at the next token, and from then on it gets only the newest.
     """
     context = None      # how many tokens back it can look; None: all of them
     span = None         # how long an item may be in training; None: block_size
@@ -459,14 +426,19 @@ class LanguageModel(nn.Module):
     def window(cls, cfg, longest):
         """block_size, or where none was given the longest line and its end, within reason."""
         return cfg.block_size or min(longest + 1, CAP)
+
     def forward(self, idx, targets):
         """The loss: mean cross-entropy over the real targets."""
         return F.cross_entropy(self.logits(idx).flatten(0, 1), targets.flatten(), ignore_index=-1)
+
     def next_logits(self, idx, cache=None):
         """Logits (B, V) of the token after idx."""
         if self.context and idx.size(1) > self.context:
             cache, idx = None, idx[:, -self.context:]      # all places have moved: what is in the cache is of no use
         return self.logits(idx[:, -1:] if cache else idx, cache)[:, -1]
+
+def table(n, channels):
+    return nn.Embedding.from_pretrained(0.12 * torch.randn(n, channels), freeze=False)
 
 def start(module, scale=1.0):
     """As much noise comes out of every layer as goes in; a head gets a small scale: who knows nothing should say so."""
@@ -484,24 +456,26 @@ class WindowModel(LanguageModel):
         super().__init__()
         self.context, self.net = cfg.block_size, start(nn.Sequential(*layers), 5 / 3)      # tanh squeezes by about 5/3
         start([m for m in layers if isinstance(m, nn.Linear)][-1], 1 / 6)
+
     def windows(self, idx):
         """(B, T) -> (B, T, block_size): for each place the tokens up to it, boundaries before the first."""
         return F.pad(idx, (self.context - 1, 0)).unfold(1, self.context, 1)
+
     def logits(self, idx, cache=None):
         return self.net(self.windows(idx).flatten(0, 1)).view(*idx.shape, -1)
+
     def forward(self, idx, targets):
         """Only windows with a target: batch normalization never averages over padding, and no work is wasted."""
         real = targets >= 0
         return F.cross_entropy(self.net(self.windows(idx)[real]), targets[real])
+
     def next_logits(self, idx, cache=None):
         return self.net(self.windows(idx[:, -self.context:])[:, -1])
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Models, easiest first
 @register('ngram', block_size=5)
 class NGram(LanguageModel):
     """counting: what followed the last few letters, and how often? No gradient, done in seconds, hard to beat
-
     A context of k tokens is a number of k digits in base V, the furthest token first; a pair has the next token as one
     digit more. So the pairs of a context are neighbours in a sorted tensor, found by binary search, and the cumulative
     counts beside them tell how often each came and all together.
@@ -509,15 +483,18 @@ class NGram(LanguageModel):
     span = 2**12      # counting has no reason to cut a line short
     def __init__(self, cfg, vocab_size):
         super().__init__()
-        self.V, self.context = vocab_size, min(cfg.block_size, int(62 / math.log2(vocab_size)) - 1)      # 64-bit numbers
+        self.V, self.context = vocab_size, cfg.block_size
         match = re.fullmatch(r'kn|add:(\d*\.?\d+)', cfg.smoothing)
         self.fake = match and match[1] and float(match[1])
         if not match or self.fake == 0:
             raise UserError(f'--smoothing {cfg.smoothing}: must be kn, or add:K with a K above 0, as in add:1')
+        if vocab_size**(self.context + 1) >= 2**63:
+            raise UserError(f'--block-size {cfg.block_size} is too long a context for {vocab_size} kinds of tokens')
         self.register_buffer('discount', torch.tensor(0.75, dtype=torch.float64))
         for k in range(self.context + 1):
             self.register_buffer(f'pairs{k}', torch.tensor([2**63 - 1]))      # the last one no search goes beyond
             self.register_buffer(f'counts{k}', torch.tensor([0]))
+
     @torch.no_grad()
     def fit(self, words):
         starts, lengths = words.splits['train']
@@ -540,6 +517,7 @@ class NGram(LanguageModel):
             for self.discount in torch.arange(0.5, 1, 0.02, dtype=torch.float64):
                 losses[self(x, y).item()] = self.discount
             self.discount = losses[min(losses)]
+
     def probability(self, idx, w):
         """Of the tokens w (B, T, M), from the shortest context to the longest, each correcting the one before."""
         p, context = torch.full(w.shape, 1 / self.V, dtype=torch.float64, device=w.device), torch.zeros_like(idx)
@@ -550,7 +528,7 @@ class NGram(LanguageModel):
                 context = context + F.pad(idx, (k - 1, 0))[:, :idx.size(1)] * self.V**(k - 1)
             first = context[..., None] * self.V      # (B, T, 1): the context followed by token 0
             left, right, at = (torch.searchsorted(pairs, key) for key in (first, first + self.V, first + w))
-            count = 1.0 * (counts[(at + 1).clamp(max=len(pairs) - 1)] - counts[at]) * (pairs[at] == first + w)
+            count = (counts[(at + 1).clamp(max=len(pairs) - 1)] - counts[at]).double() * (pairs[at] == first + w)
             total, kinds = counts[right] - counts[left], right - left
             if self.fake is None:
                 q = ((count - self.discount).clamp(min=0) + self.discount * kinds * p) / total
@@ -558,17 +536,20 @@ class NGram(LanguageModel):
                 q = (count + self.fake) / (total + self.fake * self.V)
             p = torch.where((total > 0) & (depth >= k), q, p)
         return p
+
     def logits(self, idx, cache=None):
         return self.probability(idx, torch.arange(self.V, device=idx.device).expand(*idx.shape, -1)).log()
+
     def forward(self, idx, targets):
         """As every model's loss, without the probabilities of all that did not come next."""
         p = self.probability(idx, targets.clamp(min=0)[..., None])[..., 0]
         return -p[targets >= 0].log().mean()
+
     def load_state_dict(self, state, strict=True, assign=False):
         for name in self._buffers:      # the tables have the sizes that the data gave them
             setattr(self, name, state[name])
 
-@register('bigram', learning_rate=0.02, weight_decay=0.0, max_steps=3000)
+@register('bigram', batch_size=256, learning_rate=0.02, weight_decay=0.0, max_steps=3000)
 class Bigram(LanguageModel):
     """a table of which letter follows which, learned by gradient: it ends where counting ends"""
     context = 1
@@ -576,6 +557,7 @@ class Bigram(LanguageModel):
         super().__init__()
         self.table = nn.Embedding(vocab_size, vocab_size)
         nn.init.zeros_(self.table.weight)
+
     def logits(self, idx, cache=None):
         return self.table(idx)      # (B, T, V): a one-hot vector times a matrix is one of its rows
 
@@ -584,7 +566,7 @@ def hidden(fan_in, cfg, norm=True):
     return [nn.Linear(fan_in, cfg.n_hidden, bias=not norm), *[BatchNorm1d(cfg.n_hidden)] * norm, nn.Tanh(),
             nn.Dropout(cfg.dropout)]
 
-@register('mlp', block_size=3, n_embd=10, n_hidden=200, learning_rate=5e-3)
+@register('mlp', block_size=6, n_embd=10, n_hidden=200, learning_rate=5e-3, dropout=0.1, max_steps=20000)
 class MLP(WindowModel):
     """an embedding per letter, one hidden layer over the last few (Bengio 2003)"""
     def __init__(self, cfg, vocab_size):
@@ -599,6 +581,7 @@ class BatchNorm1d(nn.Module):
         self.weight, self.bias = nn.Parameter(torch.full((dim,), gain)), nn.Parameter(torch.zeros(dim))
         self.register_buffer('running_mean', torch.zeros(dim))
         self.register_buffer('running_var', torch.ones(dim))
+
     def forward(self, x):
         dims, n = tuple(range(x.ndim - 1)), x.numel() // x.size(-1)      # all but the channels
         mean, var = self.running_mean, self.running_var
@@ -610,7 +593,7 @@ class BatchNorm1d(nn.Module):
                 self.running_var.lerp_(var * (n / max(1, n - 1)), self.momentum)
         return (x - mean) * ((var + self.eps).rsqrt() * self.weight) + self.bias
 
-@register('bn-mlp', block_size=3, n_layer=6, n_embd=10, n_hidden=100, learning_rate=5e-3)
+@register('bn-mlp', block_size=5, n_layer=6, n_embd=10, n_hidden=100, learning_rate=5e-3)
 class BatchNormMLP(WindowModel):
     """a deep mlp, kept trainable by batch normalization (Ioffe 2015)"""
     def __init__(self, cfg, vocab_size):
@@ -626,7 +609,7 @@ class FlattenConsecutive(nn.Module):
         N, T, C = x.shape
         return x.reshape(N, T // 2, 2 * C).squeeze(1)
 
-@register('wavenet', n_layer=3, n_embd=24, n_hidden=128, learning_rate=5e-3)
+@register('wavenet', n_layer=3, n_embd=24, n_hidden=128, learning_rate=5e-3, dropout=0.03, max_steps=7000)
 class WaveNet(WindowModel):
     """a tree over the last 2**n_layer letters: join neighbours, then neighbours of neighbours (van den Oord 2016)"""
     def __init__(self, cfg, vocab_size):
@@ -635,11 +618,13 @@ class WaveNet(WindowModel):
             layers += [FlattenConsecutive(), *hidden(2 * fan_in, cfg)]
             fan_in = cfg.n_hidden
         super().__init__(cfg, *layers, nn.Linear(fan_in, vocab_size))
+
     @classmethod
     def window(cls, cfg, longest):
         if cfg.n_layer > 12 or cfg.block_size not in (None, 2**cfg.n_layer):
             raise UserError('a wavenet sees 2**n_layer tokens, with 12 layers at most: leave --block-size out')
         return 2**cfg.n_layer
+
     def logits(self, idx, cache=None):
         """The same weights over whole sequences: joining neighbours at distance 1, 2, 4 is a dilated convolution."""
         if self.training:
@@ -663,6 +648,7 @@ class Recurrent(LanguageModel):
         self.start = nn.Parameter(torch.zeros(self.states, H))
         self.tanh, self.sigmoid = nn.Tanh(), nn.Sigmoid()      # modules, so that one can look into them
         self.head = start(nn.Linear(H, vocab_size), 0.1)
+
     def logits(self, idx, cache=None):
         steps = self.x2h(self.drop(self.embed(idx))).unbind(1)      # what the inputs add, all at once: T x (B, gates*H)
         state = cache['state'].unbind(1) if cache else [s.expand(len(idx), -1) for s in self.start]
@@ -674,13 +660,13 @@ class Recurrent(LanguageModel):
             cache['state'] = torch.stack(state, 1)
         return self.head(self.drop(torch.stack(out, 1)))      # (B, T, V)
 
-@register('rnn', n_embd=64, n_hidden=128, learning_rate=3e-3)
+@register('rnn', n_embd=64, n_hidden=128, learning_rate=3e-3, dropout=0.1, max_steps=14000)
 class RNN(Recurrent):
     """one vector carried from letter to letter, as long as the word is (Elman 1990)"""
     def step(self, x, h2, h):
         return [self.tanh(x + h2)]
 
-@register('gru', n_embd=64, n_hidden=128, learning_rate=3e-3, dropout=0.2, max_steps=8000)
+@register('gru', n_embd=64, n_hidden=128, learning_rate=3e-3, dropout=0.15, max_steps=8000)
 class GRU(Recurrent):
     """an rnn with gates that decide what to keep (Cho 2014)"""
     gates = 3
@@ -699,47 +685,53 @@ class LSTM(Recurrent):
         c = forget * c + write * self.tanh(gates[:, 3 * H:])
         return [read * self.tanh(c), c]
 
-def embedding(n, channels):
-    table = nn.Embedding(n, channels)
-    nn.init.normal_(table.weight, std=0.12)
-    return table
-
-@register('bow', n_embd=64, n_hidden=64, learning_rate=3e-3)
+@register('bow', n_layer=2, n_embd=64, n_hidden=128, learning_rate=3e-3, max_steps=12000)
 class BagOfWords(LanguageModel):
     """the mean of all letters so far: attention that cannot choose"""
     def __init__(self, cfg, vocab_size):
         super().__init__()
         self.context, self.head = cfg.block_size, start(nn.Linear(cfg.n_embd, vocab_size), 0.1)
-        self.what, self.where = embedding(vocab_size, cfg.n_embd), embedding(cfg.block_size, cfg.n_embd)
-        self.mlp = nn.Sequential(*hidden(cfg.n_embd, cfg, norm=False), nn.Linear(cfg.n_hidden, cfg.n_embd))
+        self.what, self.where = table(vocab_size, cfg.n_embd), table(cfg.block_size, cfg.n_embd)
+        self.mlps = nn.ModuleList(nn.Sequential(*hidden(cfg.n_embd, cfg, False), nn.Linear(cfg.n_hidden, cfg.n_embd))
+                                  for _ in range(cfg.n_layer))
+
     def logits(self, idx, cache=None):
-        past = cache['sum'].size(1) if cache else 0      # the sums so far, (B, T, C): their number is the place
+        past = cache[0].size(1) if cache else 0      # per layer the sums so far, (B, T, C): their number is the place
         where = torch.arange(past, past + idx.size(1), device=idx.device)
         x = self.what(idx) + self.where(where)
-        total = x.cumsum(1) + (cache['sum'][:, -1:] if cache else 0)
-        if cache is not None:
-            cache['sum'] = torch.cat([cache['sum'], total], 1) if cache else total
-        x = x + total / (where + 1)[:, None]
-        return self.head(x + self.mlp(x))      # (B, T, V)
+        for i, mlp in enumerate(self.mlps):
+            total = x.cumsum(1) + (cache[i][:, -1:] if past else 0)
+            if cache is not None:
+                cache[i] = torch.cat([cache[i], total], 1) if past else total
+            x = x + total / (where + 1)[:, None]
+            x = x + mlp(x)
+        return self.head(x)      # (B, T, V)
+
+class RowDropout(nn.Dropout):
+    """The same channels are dropped all along a row: as good here, and far fewer random numbers to draw."""
+    def forward(self, x):
+        return F.dropout1d(x.transpose(1, 2), self.p, self.training).transpose(1, 2)      # (B, T, C)
 
 class Block(nn.Module):
     """Talk to each other, then think alone; both are added to what was there, so that gradients pass through."""
     def __init__(self, cfg):
         super().__init__()
         C, self.n_head = cfg.n_embd, cfg.n_head
-        self.norm1, self.norm2, self.drop = nn.LayerNorm(C), nn.LayerNorm(C), nn.Dropout(cfg.dropout)
+        self.norm1, self.norm2, self.drop = nn.LayerNorm(C), nn.LayerNorm(C), RowDropout(cfg.dropout)
         self.qkv, self.out = nn.Linear(C, 3 * C), nn.Linear(C, C)
         self.mlp = nn.Sequential(nn.Linear(C, 4 * C), nn.GELU(), nn.Linear(4 * C, C))
         start(self)
-        for m in (self.out, self.mlp[2]):      # 2 * n_layer things are added up: each starts smaller by the root of that
+        for m in (self.out, self.mlp[2]):      # 2 * n_layer things add up, each starts smaller by the root of that
             start(m, (2 * cfg.n_layer)**-0.5)
+
     def forward(self, x, mask=None, cache=None):
         x = x + self.drop(self.attention(self.norm1(x), mask, cache))
         return x + self.drop(self.mlp(self.norm2(x)))
+
     def attention(self, x, mask, cache):
         """Every token asks (q), all up to it answer (k, v), in n_head conversations at once."""
         B, T, C = x.shape
-        q, k, v = (part.view(B, T, self.n_head, -1).transpose(1, 2) for part in self.qkv(x).split(C, 2))  # (B, nh, T, hs)
+        q, k, v = (t.view(B, T, self.n_head, -1).transpose(1, 2) for t in self.qkv(x).split(C, 2))      # (B, nh, T, hs)
         if cache is not None:
             if self in cache:
                 k, v = torch.cat([cache[self], torch.stack([k, v], 1)], 3).unbind(1)
@@ -756,7 +748,7 @@ def pack(lengths, width):
             rows[-1].append(order.pop())
     return rows
 
-@register('transformer', n_layer=4, n_head=4, n_embd=64, dropout=0.1, max_steps=12500)
+@register('transformer', n_layer=4, n_head=4, n_embd=64, dropout=0.1, weight_decay=0.3, max_steps=12500)
 class Transformer(LanguageModel):
     """a GPT-2 in small: attention chooses what to look at (Vaswani 2017, Radford 2019)"""
     def __init__(self, cfg, vocab_size):
@@ -764,113 +756,32 @@ class Transformer(LanguageModel):
         if cfg.n_embd % cfg.n_head:
             raise UserError(f'--n-embd {cfg.n_embd} is not a multiple of --n-head {cfg.n_head}')
         self.context, self.packs = cfg.block_size, not cfg.text
-        self.what, self.where = embedding(vocab_size, cfg.n_embd), embedding(cfg.block_size, cfg.n_embd)
-        self.drop, self.blocks = nn.Dropout(cfg.dropout), nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer))
+        self.what, self.where = table(vocab_size, cfg.n_embd), table(cfg.block_size, cfg.n_embd)
+        self.drop, self.blocks = RowDropout(cfg.dropout), nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer))
         self.norm, self.head = nn.LayerNorm(cfg.n_embd), start(nn.Linear(cfg.n_embd, vocab_size, bias=False), 0.1)
+
     def logits(self, idx, cache=None):
         past = next(iter(cache.values())).size(3) if cache else 0
         return self.run(idx, torch.arange(past, past + idx.size(1), device=idx.device), None, cache)
+
     def run(self, idx, where, mask=None, cache=None):
         x = self.drop(self.what(idx) + self.where(where))
         for block in self.blocks:
             x = block(x, mask, cache)
         return self.head(self.norm(x))      # (B, T, V)
+
     def forward(self, idx, targets):
         """Short items share a row, each seeing itself alone: the same loss, and half the padding."""
         if not self.packs:
             return super().forward(idx, targets)
         lengths, (B, T) = (targets >= 0).sum(1).tolist(), idx.shape
         rows = [[item * T + t for item in row for t in range(lengths[item])] for row in pack(lengths, self.context)]
-        width = max(map(len, rows))
-        at = torch.tensor([row + [B * T] * (width - len(row)) for row in rows], device=idx.device)      # (R, W)
+        at = nn.utils.rnn.pad_sequence([idx.new_tensor(row) for row in rows], True, B * T)      # (R, W)
         item = at // T
         mask = (item[:, None, :, None] == item[:, None, None, :]).tril()      # (R, 1, W, W)
         logits = self.run(F.pad(idx.flatten(), (0, 1))[at], at % T, mask)
         y = F.pad(targets.flatten(), (0, 1), value=-1)[at]
         return F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-1)
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Backprop: three ways to a gradient, all of which leave it in p.grad
-def by_autograd(net, x, y, share=1.0):
-    loss = net(x, y)
-    (loss * share).backward()
-    return loss.detach()
-
-def back_linear(m, x, out, d):
-    """Through out = x W' + b: d is the gradient of out, the gradients of W and b are kept, that of x goes on."""
-    m.weight.grad = d.flatten(0, -2).T @ x.flatten(0, -2)
-    if m.bias is not None:
-        m.bias.grad = d.flatten(0, -2).sum(0)
-    return d @ m.weight
-
-def back_norm(m, x, out, d):
-    """Through mean, variance and normalization at once: what is left of a page of algebra."""
-    dims, n = tuple(range(x.ndim - 1)), x.numel() // x.size(-1)
-    scale = (x.var(dims, correction=0) + m.eps).rsqrt()
-    normed = (x - x.mean(dims)) * scale
-    m.weight.grad, m.bias.grad = (d * normed).sum(dims), d.sum(dims)
-    return m.weight * scale / n * (n * d - m.bias.grad - normed * m.weight.grad)
-
-def back_embedding(m, x, out, d):
-    m.weight.grad = torch.zeros_like(m.weight).index_add_(0, x.flatten(), d.flatten(0, -2))
-
-BACK = {nn.Linear: back_linear, BatchNorm1d: back_norm, nn.Embedding: back_embedding,
-        nn.Tanh: lambda m, x, out, d: d * (1 - out * out),
-        nn.Dropout: lambda m, x, out, d: d * (out != 0) / (1 - m.p) if m.p else d,
-        nn.Flatten: lambda m, x, out, d: d.view_as(x), FlattenConsecutive: lambda m, x, out, d: d.reshape(x.shape)}
-
-@torch.no_grad()
-def by_hand(model, x, y, share=1.0):
-    """mlp, bn-mlp, wavenet: layer by layer backwards; softmax and cross-entropy together are one subtraction."""
-    real = y >= 0
-    outs, targets = [model.windows(x)[real]], y[real]
-    for layer in model.net:
-        outs.append(layer(outs[-1]))
-    d = (outs[-1].softmax(-1) - F.one_hot(targets, outs[-1].size(-1))) * (share / len(targets))
-    for layer, before, after in zip(reversed(model.net), outs[-2::-1], outs[:0:-1]):
-        d = BACK[type(layer)](layer, before, after, d)
-    return F.cross_entropy(outs[-1], targets)
-
-@torch.no_grad()
-def by_micrograd(model, x, y, share=1.0):
-    """bigram, mlp: micrograd records the loss of one window, number by number, and replays it for all of them."""
-    import micrograd
-    table, *linears = [m for m in model.modules() if isinstance(m, (nn.Embedding, nn.Linear))]
-    idx = model.windows(x)[y >= 0] if linears else x[y >= 0][:, None]
-    rows, n = table(idx).flatten(1), idx.size(1) * table.embedding_dim
-    rows = torch.cat([rows, F.one_hot(y[y >= 0], table.num_embeddings)], 1).tolist()
-    if not hasattr(model, 'traced'):
-        model.scalars = micrograd.MLP(n, [m.out_features for m in linears], act='tanh') if linears else None
-        model.traced = micrograd.trace(lambda *row: micrograd.cross_entropy(
-            model.scalars(row[:n]) if linears else row[:n], row[n:]), model.scalars.parameters() if linears else [], rows[0])
-    scalars = model.scalars.parameters() if linears else []
-    numbers = [torch.cat([m.weight, m.bias[:, None]], 1) for m in linears]      # a neuron's weights, then its bias
-    for scalar, number in zip(scalars, [v for t in numbers for v in t.flatten().tolist()]):
-        scalar.data, scalar.grad = number, 0.0
-    losses, at = model.traced(rows, scale=share / len(rows)), 0
-    for m, t in zip(linears, numbers):
-        grad, at = torch.tensor([s.grad for s in scalars[at:at + t.numel()]]).view_as(t), at + t.numel()
-        m.weight.grad, m.bias.grad = grad[:, :-1].contiguous(), grad[:, -1].contiguous()
-    back_embedding(table, idx, None, torch.tensor(model.traced.input_grads)[:, :n].reshape(*idx.shape, -1))
-    return torch.tensor(losses).mean()
-
-BACKPROP = dict(autograd=by_autograd, manual=by_hand, micrograd=by_micrograd)
-CAN = dict(manual=('mlp', 'bn-mlp', 'wavenet'), micrograd=('bigram', 'mlp'))
-
-def check_backprop(run):
-    """The lecture's cmp for every parameter: is the gradient exact, is it about right, how far is it off?"""
-    how, good, found = run.cfg.backprop if run.cfg.backprop != 'autograd' else 'manual', True, {}
-    for name in ('autograd', how):
-        BACKPROP[name](run.model, *batch(run.words, run.cfg, 0)[:2])
-        found[name] = {name: p.grad for name, p in run.model.named_parameters()}
-        run.model.zero_grad()
-    for name, a in found['autograd'].items():
-        b = found[how][name]
-        close = torch.allclose(a, b, rtol=1e-4, atol=1e-7)
-        say(f'{name:20} | exact: {torch.equal(a, b)!s:5} | approximate: {close!s:5} | maxdiff: {(a - b).abs().max():.3g}', sys.stdout)
-        good = good and close
-    return 0 if good else 1
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Sampling
 def probabilities(logits, temperature=1.0, top_k=None, top_p=None):
@@ -925,11 +836,8 @@ def sample(model, words, n=20, prompt='', seed=3407, new_only=False, length=None
         texts, tries = texts + made, 0 if made else tries
     model.train(training)
     return texts[:n]
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Checkpoints
-VERSION = 1
-
 @dataclass
 class Run:
     """All that a run consists of. What is saved of it is enough to go on as if nothing had happened."""
@@ -942,12 +850,12 @@ class Run:
     step: int = 0
     best: float = math.inf      # lowest dev loss so far
     seconds: float = 0.0
+
     def save(self, name):
         """best.pt to sample from, last.pt to resume from."""
-        content = dict(version=VERSION, settings=carried(self.cfg), words=self.words.state(), step=self.step,
-                       best=self.best, seconds=self.seconds, model=self.model.state_dict())
-        if self.optimizer and name == 'last.pt':
-            content['optimizer'] = self.optimizer.state_dict()
+        content = dict(version=1, settings=carried(self.cfg), words=self.words.state(), step=self.step,
+                       best=self.best, seconds=self.seconds, model=self.model.state_dict(),
+                       optimizer=self.optimizer.state_dict() if self.optimizer and name == 'last.pt' else None)
         if rank() == 0:
             save_whole(self.folder / name, lambda file: torch.save(content, file))
 
@@ -961,26 +869,27 @@ def save_whole(path, write):
             os.fsync(file.fileno())
         os.replace(beside, path)
     except (OSError, RuntimeError) as e:      # torch makes a RuntimeError of a full disk
-        raise MachineError(f'cannot save {path}: {str(e).splitlines()[0]}; what was saved before is untouched') from None
+        beside.unlink(missing_ok=True)
+        raise MachineError(f'cannot save {path}: {str(e).splitlines()[0]}; what was there is untouched') from None
 
-def restore(path, typed=()):
-    """A run from a checkpoint, and its optimizer's state. Only tensors and plain types are let in: no pickle runs code."""
+def restore(path, typed={}):
+    """A run from a checkpoint, and its optimizer's state. Only tensors and plain types are let in, no code is run."""
     try:
         content = torch.load(path, map_location='cpu', weights_only=True)
-        if int(content['version']) != VERSION:
-            raise ValueError(f'it has version {content["version"]}, this program reads version {VERSION}')
+        if int(content['version']) != 1:
+            raise ValueError(f'it has version {content["version"]}, this program reads version 1')
         saved, words = {n: check(n, value) for n, value in content['settings'].items()}, Words(**content['words'])
         with torch.device('meta'):      # a model without memory: it gets as large as the file, not as the file claims
             model = MODELS[saved['type']](Config(**saved), words.vocab_size).eval()
         model.load_state_dict(content['model'], assign=True)
         if not all(t.isfinite().all() for t in model.state_dict().values()):
             raise ValueError('not all of its weights are finite')
-        next(generate(model, torch.zeros(1, 1, dtype=torch.int64), torch.Generator(), 1))      # does it speak?
+        sample(model, words, 1, length=min(2, words.longest + 2))      # does it speak?
         run = Run(settle({}, saved), words, model, path.parent, step=int(content['step']), best=float(content['best']),
                   seconds=float(content['seconds']))
     except Exception as e:      # a broken or hostile file fails in more ways than can be listed; none of it has run
         raise UserError(f'{path} cannot be read, or is damaged: {(str(e) or repr(e)).splitlines()[0]}') from None
-    run.cfg = settle(dict(typed), saved)
+    run.cfg = settle(typed, saved)
     for m in filter(lambda m: isinstance(m, nn.Dropout), model.modules()):
         m.p = run.cfg.dropout
     return run, content.get('optimizer')
@@ -992,29 +901,31 @@ def find_run(typed, name):
         return folder
     runs = [path for path in folder.glob(f'*/{name}') if not kind or re.fullmatch(rf'{kind}(-\d+)?', path.parent.name)]
     if not runs:
-        raise UserError(f'{folder} holds no run{f" of type {kind}" if kind else ""}: there is no {name}; train one first')
+        raise UserError(f'{folder} holds no {name} of a run{f" of type {kind}" if kind else ""}: train one first')
     return max(runs, key=lambda path: path.stat().st_mtime_ns).parent
 
 def new_folder(cfg):
-    """The folder for a new run: the one typed, or the next free one under out/."""
-    numbered = (Path('out') / (cfg.type + (f'-{i}' if i > 1 else '')) for i in range(1, 10**6))
+    """Where a new run goes: the folder typed, or the next free one under out/. Nothing is touched yet."""
+    numbered = (Path('out') / (cfg.type + f'-{i}' * (i > 1)) for i in itertools.count(1))
     folder = Path(cfg.work_dir) if cfg.work_dir else next(path for path in numbered if not path.exists())
+    if any((folder / name).exists() for name in ('last.pt', 'best.pt')) and not cfg.overwrite:
+        raise UserError(f'{folder} holds a run: --resume goes on with it, --overwrite replaces it')
+    return folder
+
+def make_room(folder, old=('last.pt', 'best.pt', 'result.json')):
+    """The folder made, and rid of what an earlier run left in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any((folder / name).exists() for name in ('last.pt', 'best.pt')) and not cfg.overwrite:
-            raise UserError(f'{folder} holds a run: --resume goes on with it, --overwrite replaces it, another -o spares it')
-        for name in ('last.pt', 'best.pt', 'result.json'):
+        for name in old:
             (folder / name).unlink(missing_ok=True)
     except OSError as e:
         kind = UserError if isinstance(e, (FileExistsError, NotADirectoryError)) else MachineError
         raise kind(f'cannot write to {folder}: {e.strerror}') from None
-    return folder
 
 def load(folder='out', device='cpu'):
     """model, words = load('out/transformer'): the best of a run, or of the newest one below, ready to sample."""
     run, _ = restore(find_run(dict(work_dir=folder), 'best.pt') / 'best.pt')
     return run.model.to(device).eval(), run.words
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Measuring
 @torch.no_grad()
@@ -1033,21 +944,11 @@ def evaluate(run, split):
     nats, count = sum_over_ranks(nats, count)
     return nats / count if count else None
 
-def find_rate(run):
-    """Ever larger rates from step to step: the loss falls, then explodes. A good one is well before that."""
-    rates, losses = torch.logspace(-5, 0, 200).tolist(), []
-    while len(losses) < len(rates) and (not losses or losses[-1] < 3 * losses[0]):
-        losses.append(take_step(run, run.model, rates[len(losses)])[0])
-    smooth = F.avg_pool1d(torch.tensor([losses]), 11, 1, 5, count_include_pad=False)[0].tolist()
-    for lr, loss in list(zip(rates, smooth))[::8]:
-        say(f'rate {lr:.1e} | loss {loss:7.4f} | {"#" * int(50 * min(1, loss / smooth[0]))}', sys.stdout)
-    best = rates[smooth.index(min(smooth))]
-    say(f'lowest at {best:.1e}; try a quarter of it: --learning-rate {best / 4:.1e}', sys.stdout)
-
 @contextlib.contextmanager
 def diagnosis(run, board):
     """Around a step: what the non-linearities saw and made of it, the gradients, and how far every matrix moved."""
     seen, kinds = {}, (nn.Tanh, nn.Sigmoid, nn.GELU)
+
     def note(name):
         return lambda m, inputs, out: seen.setdefault(name, []).append((inputs[0].detach(), out.detach()))
     hooks = [m.register_forward_hook(note(name)) for name, m in run.model.named_modules() if isinstance(m, kinds)]
@@ -1057,20 +958,19 @@ def diagnosis(run, board):
         hook.remove()
     for name, pairs in seen.items():
         pre, out = (torch.cat([t.flatten(0, -2) for t in ts]).float().cpu() for ts in zip(*pairs))      # (N, neurons)
-        stuck = (-pre if isinstance(run.model.get_submodule(name), nn.GELU) else pre.abs()) > 2.1      # tanh(2.1) is 0.97
+        stuck = (-pre if isinstance(run.model.get_submodule(name), nn.GELU) else pre.abs()) > 2.1      # |tanh| > 0.97
         say(f'step {run.step:6} | {name:20} | mean {out.mean():+.3f} std {out.std():.3f} | saturated '
             f'{100 * stuck.float().mean():5.2f} % | dead neurons {int(stuck.all(0).sum())}')
         board.add_image(f'saturated/{name}', stuck[None, :200], run.step)      # a dead neuron is a white column
-        for kind, values in (('activation', out), ('pre-activation', pre)):
-            board.add_histogram(f'{kind}/{name}', values, run.step)
+        board.add_histogram(f'activation/{name}', out, run.step)
+        board.add_histogram(f'pre-activation/{name}', pre, run.step)
     for name, old in before.items():
-        p = run.model.get_parameter(name)
-        ratio, moved = (p.grad.std() / old.std()).item(), ((p.detach() - old).std() / old.std()).log10().item()
+        new, grad = run.model.get_parameter(name).detach(), run.model.get_parameter(name).grad
+        ratio, moved = (grad.std() / old.std()).item(), ((new - old).std() / old.std()).log10().item()
         say(f'step {run.step:6} | {name:20} | grad:data {ratio:.2e} | update:data 10**{moved:.1f}, about -3 is good')
-        board.add_histogram(f'gradient/{name}', p.grad, run.step)
+        board.add_histogram(f'gradient/{name}', grad, run.step)
         board.add_scalar(f'grad to data/{name}', ratio, run.step)
         board.add_scalars(f'log10 update to data/{name}', dict(moved=moved, guide=-3.0), run.step)
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Training
 class Silent:
@@ -1080,20 +980,19 @@ class Silent:
 
 def open_board(folder):
     """Where curves and pictures go. Without TensorBoard they are missing, and nothing else is."""
-    with contextlib.suppress(ImportError):
+    try:
         from torch.utils.tensorboard import SummaryWriter
-        return SummaryWriter(folder) if rank() == 0 else Silent()
-    say('TensorBoard is not installed, so there are no curves: pip install tensorboard')
-    return Silent()
+    except ImportError:
+        return say('TensorBoard is not installed, so there are no curves: pip install tensorboard') or Silent()
+    return SummaryWriter(folder) if rank() == 0 else Silent()
 
 @contextlib.contextmanager
 def stop_signals():
     """Ctrl-C and SIGTERM end the run behind the step that is being taken; a second one ends it at once."""
     caught = []
+
     def note(number, frame):
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
+        caught.append(number) if not caught else signal.default_int_handler(number, frame)
     with contextlib.ExitStack() as stack:      # which puts the old handlers back
         for s in (signal.SIGINT, signal.SIGTERM):
             stack.callback(signal.signal, s, signal.signal(s, note))
@@ -1112,17 +1011,18 @@ def make_optimizer(model, cfg):
               dict(params=[p for p in model.parameters() if p.ndim < 2], weight_decay=0.0)]
     return torch.optim.AdamW([g for g in groups if g['params']], lr=cfg.learning_rate, betas=(0.9, 0.99), fused=True)
 
-def take_step(run, net, lr=None):
+def take_step(run, net):
     """Schedule, batch, forward, backward, step. The loss, and the norm of its gradient."""
     cfg = run.cfg
     for group in run.optimizer.param_groups:
-        group['lr'] = rate(cfg, run.step) if lr is None else lr
+        group['lr'] = rate(cfg, run.step)
     x, y, share = batch(run.words, cfg, run.step, run.device)
     if cfg.dropout:      # what is dropped hangs on (seed, step) too: no generator has to be saved
         torch.manual_seed(seeded(cfg.seed, run.step, rank()).initial_seed())
     run.optimizer.zero_grad(set_to_none=True)
     with torch.autocast('cuda', torch.bfloat16) if run.device.startswith('cuda') else contextlib.nullcontext():
-        loss = BACKPROP[cfg.backprop](net, x, y, share)
+        loss = net(x, y)
+    (loss * share).backward()
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), cfg.grad_clip or math.inf)
     run.optimizer.step()
     run.step += 1
@@ -1136,10 +1036,9 @@ def train(run, board=Silent(), caught=()):
     net = nn.parallel.DistributedDataParallel(net) if world() > 1 else net
     with tqdm(total=cfg.max_steps, initial=first, unit='step', disable=None if rank() == 0 else True) as bar:
         while True:
-            last_step, stop = run.step == cfg.max_steps, sum_over_ranks(len(caught))[0]
+            last_step, [stop] = run.step == cfg.max_steps, sum_over_ranks(len(caught)) if world() > 1 else [caught]
             if last_step or run.step % cfg.eval_interval == 0 and run.step >= first + (first > 0):
-                seconds, clock = time.perf_counter() - clock, time.perf_counter()
-                run.seconds += seconds
+                clock, seconds = time.perf_counter(), time.perf_counter() - clock
                 pause(run, board, losses, seconds)
                 losses = []
             if cfg.sample_interval and first < run.step < cfg.max_steps and run.step % cfg.sample_interval == 0:
@@ -1149,18 +1048,18 @@ def train(run, board=Silent(), caught=()):
             with diagnosis(run, board) if cfg.diagnose and run.step % cfg.diagnose == 0 else contextlib.nullcontext():
                 loss, norm = take_step(run, net)
             if not math.isfinite(loss + norm):
-                raise MachineError(f'the loss is {loss}, its gradient {norm} long at step {run.step}: try a smaller '
-                                   f'--learning-rate; {run.folder} keeps the last good checkpoint')
+                raise MachineError(f'step {run.step}: loss {loss}, gradient {norm}; try a lower --learning-rate than '
+                                   f'{cfg.learning_rate}; {run.folder} keeps the last good checkpoint')
             losses.append(loss)
             if run.step % 10 == 0:
-                for name, value in {'rate': rate(cfg, run.step), 'gradient norm': norm, 'loss/batch': loss}.items():
-                    board.add_scalar(name, value, run.step)
+                board.add_scalar('gradient norm', norm, run.step)
+                board.add_scalar('rate', rate(cfg, run.step), run.step)
             bar.set_postfix_str(f'loss {loss:.4f}', refresh=False)
             bar.update()
 
 def pause(run, board, losses, seconds):
     """Measure and save, the best before the last: a kill in between loses nothing."""
-    dev, mean = evaluate(run, run.words.judge), sum(losses) / max(1, len(losses))
+    dev, mean, run.seconds = evaluate(run, run.words.judge), sum(losses) / max(1, len(losses)), run.seconds + seconds
     say(f'step {run.step:6} | ' + f'train {mean:.4f} | ' * bool(losses) + f'{run.words.judge} {dev:.4f}')
     board.add_scalar('loss/dev', dev, run.step)
     if losses:
@@ -1170,15 +1069,17 @@ def pause(run, board, losses, seconds):
         run.best = dev
         run.save('best.pt')
     run.save('last.pt')
+    sum_over_ranks(0)      # nobody runs ahead of the one who writes
 
 def show_samples(run, board):
     """What the model makes right now, sorted into what it made up and what it copied."""
     how = {name: getattr(run.cfg, name) for name in ('prompt', 'temperature', 'top_k', 'top_p', 'length')}
-    texts, groups = sample(run.model, run.words, 1 if run.words.text else run.cfg.num_samples, seed=run.cfg.seed, **how), {}
-    for text, kind in zip(texts, ['text'] if run.words.text else run.words.kinds(texts)):
+    words, groups = run.words, {}
+    texts = sample(run.model, words, 1 if words.text else run.cfg.num_samples, seed=run.cfg.seed, **how)
+    for text, kind in zip(texts, ['text'] if words.text else words.kinds(texts)):
         groups.setdefault(kind, []).append(text)
     for kind, group in sorted(groups.items(), reverse=True):
-        say(text if run.words.text else f'{kind} ({len(group)}): {", ".join(group)}', sys.stdout)
+        say(text if words.text else f'{kind} ({len(group)}): {", ".join(group)}', sys.stdout)
         board.add_text(f'samples/{kind}', ', '.join(group), run.step)
 
 def finish(run, board):
@@ -1202,7 +1103,6 @@ def finish(run, board):
     plain = {name: v if isinstance(v, (bool, int, float)) else str(v) for name, v in carried(run.cfg).items()}
     board.add_hparams(plain, {f'result/{name}': v for name, v in result.items() if isinstance(v, float)}, run_name='.')
     board.close()
-
 # ----------------------------------------------------------------------------------------------------------------------
 # main
 def read(cfg, folder=None):
@@ -1210,12 +1110,12 @@ def read(cfg, folder=None):
     words, model = read_text(cfg, folder) if cfg.text else read_lines(cfg), MODELS[cfg.type]
     cfg.block_size = model.window(cfg, words.longest)
     cut_words(words, model.span or cfg.block_size)
-    words.judge = 'dev' if len(words.splits['dev'].starts) else 'train'
-    words.mean = float(words.splits['train'].lengths.double().mean())
-    sizes = ', '.join(f'{len(rows) or "no"} {name}' for name, rows in words.rows.items())
-    sizes = f'{words.longest} of them train' if cfg.text else f'{len(words.lines.starts)} lines: {sizes}'
-    left_out = ''.join(f'; {n} that train contains left out of {name}' for name, n in words.left_out.items() if n)
-    say(f'{cfg.input_file}: {len(words.flat)} tokens of {words.vocab_size} kinds, {sizes}{left_out}')
+    counts = {name: len(rows) for name, rows in words.rows.items()}
+    words.judge, words.mean = 'dev' if counts['dev'] else 'train', float(words.splits['train'].lengths.double().mean())
+    sizes = f'{len(words.lines.starts)} lines: ' + ', '.join(f'{n or "no"} {name}' for name, n in counts.items())
+    say(f'{cfg.input_file}: {len(words.flat)} tokens of {words.vocab_size} kinds; '
+        + (f'{words.longest} of them train' if cfg.text else sizes)
+        + ''.join(f'; {n} that train contains left out of {name}' for name, n in words.left_out.items() if n))
     if words.longest >= words.span and not cfg.text:
         say(f'lines of more than {words.span - 1} tokens are cut into pieces of {words.span}')
     return words
@@ -1225,39 +1125,38 @@ def start_run(typed, device):
     torch.set_num_threads(typed.get('threads') or 1)
     if typed.get('resume'):
         run, optimizer = restore(find_run(typed, 'last.pt') / 'last.pt', typed)
-        old, run.words = run.words, read(run.cfg, run.folder)
-        if run.step > run.cfg.max_steps or run.words.symbols != old.symbols:
-            raise UserError(f'{run.folder} cannot go on: ' + (f'{run.cfg.input_file} has other characters now' if run.step <=
-                            run.cfg.max_steps else f'it is at step {run.step}, beyond --max-steps {run.cfg.max_steps}'))
-        best, _ = restore(run.folder / 'best.pt')      # saved before last.pt: a kill may have come in between
-        run.best = min(run.best, best.best)
+        symbols, run.words = run.words.symbols, read(run.cfg, run.folder)
+        if run.words.symbols != symbols:
+            raise UserError(f'{run.cfg.input_file} has other characters than the data that {run.folder} was trained on')
+        if run.step > run.cfg.max_steps:
+            raise UserError(f'{run.folder} is at step {run.step} already, beyond --max-steps {run.cfg.max_steps}')
+        run.best = min(run.best, restore(run.folder / 'best.pt')[0].best)      # a kill may have come between the two
     else:
         cfg, optimizer = settle(typed), None
-        folder = None if cfg.find_lr or cfg.check_backprop else new_folder(cfg)
-        words = read(cfg, folder)
+        box = [new_folder(cfg) if rank() == 0 else None]
+        if world() > 1:      # all go by the folder that the first one has found
+            torch.distributed.broadcast_object_list(box)
+        words = read(cfg, box[0])
         torch.manual_seed(cfg.seed)
-        run = Run(cfg, words, MODELS[cfg.type](cfg, words.vocab_size), folder)
+        run = Run(cfg, words, MODELS[cfg.type](cfg, words.vocab_size), box[0])
+        make_room(run.folder)
     run.device, run.model = device, run.model.to(device).train()
-    if not hasattr(run.model, 'fit'):
-        run.optimizer = make_optimizer(run.model, run.cfg)
-        if optimizer:
-            run.optimizer.load_state_dict(optimizer)
+    run.optimizer = None if hasattr(run.model, 'fit') else make_optimizer(run.model, run.cfg)
+    if optimizer:
+        run.optimizer.load_state_dict(optimizer)
     return run
 
 def train_run(typed, device):
     with stop_signals() as caught:
         run = start_run(typed, device)
         cfg = run.cfg
-        if cfg.backprop != 'autograd' and (world() > 1 or cfg.type not in CAN[cfg.backprop]):
-            raise UserError(f'--backprop {cfg.backprop} works in one process, for {", ".join(CAN[cfg.backprop])}')
-        if cfg.find_lr or cfg.check_backprop:
-            return find_rate(run) if cfg.find_lr else check_backprop(run)
-        say(f'{cfg.type}: {sum(p.numel() for p in run.model.parameters())} parameters, {cfg.max_steps} steps on {device}, '
-            f'saved in {run.folder}; to see curves: tensorboard --logdir {run.folder.parent}')
+        size = sum(p.numel() for p in run.model.parameters())
+        say(f'{cfg.type}: {size} parameters, {cfg.max_steps} steps on {device}; all of it goes to {run.folder}, '
+            f'to be seen with: tensorboard --logdir {run.folder.parent}')
         board = open_board(run.folder)
         if hasattr(run.model, 'fit'):
             run.model.fit(run.words)
-            pause(run, board, [], 1)
+            pause(run, board, [], 0)
         elif not train(run, board, caught):
             run.save('last.pt')
             say(f'stopped behind step {run.step}; go on with: python makemore.py --resume -o {run.folder}')

@@ -1,13 +1,13 @@
 """
 makemore: give it a text file with one thing per line, and it makes more things like it.
 
-    python makemore.py -i names.txt --type transformer          train, and watch new names appear
-    python makemore.py -i names.txt --type ngram                count instead: done in seconds, hard to beat
-    python makemore.py --sample-only --num-samples 100          more from the newest run; needs nothing else
-    python makemore.py --sample-only --prompt chr --new-only    names that begin with chr and stand in no list
-    python makemore.py --resume --max-steps 20000               go on where the newest run stopped
-    python makemore.py -i shakespeare.txt --text                one long text instead of one thing per line
-    torchrun --standalone --nproc_per_node=2 makemore.py        several processes, the same steps
+    python makemore.py -i names.txt --type transformer         train, and watch new names appear
+    python makemore.py -i names.txt --type ngram               count instead: fast, and hard to beat
+    python makemore.py --sample-only --num-samples 100         more from the newest run, from it alone
+    python makemore.py --sample-only --prompt chr --new-only   names on chr that stand in no list
+    python makemore.py --resume --max-steps 20000              go on where the newest run stopped
+    python makemore.py -i shakespeare.txt --text               one long text, not one thing per line
+    torchrun --standalone --nproc_per_node=2 makemore.py       several processes, the same steps
 
 All of it is in this file, to be read from the top and changed: models from counting letters to a GPT, in the order
 in which one would invent them, over one data set, one training loop, one sampler, one checkpoint format. Left out on
@@ -45,10 +45,10 @@ class Config:
     encoding: str = data('utf-8', 'encoding of the input file')
     split: str = data('honest', 'honest: nothing of train in dev; lecture; all', choices=('honest', 'lecture', 'all'))
     text: bool = data(False, 'the input is one long text, not one thing per line', arch=True)
-    tokenizer: str = data('char', 'char, bpe (trained on the train split) or a saved tokenizer file')
+    tokenizer: str = data('char', 'char, bpe (learned from train) or a saved tokenizer file')
     vocab_size: int = data(512, 'tokens that --tokenizer bpe learns', least=256, most=2**20)
     type: str = net('transformer', 'which model; they are listed below', arch=True)
-    block_size: int | None = net(None, 'tokens of context; None: the longest line', least=1, most=2**16, arch=True)
+    block_size: int | None = net(None, 'tokens of context (default: the longest line)', least=1, most=2**16, arch=True)
     n_layer: int = net(4, 'layers', least=1, most=512, arch=True)
     n_head: int = net(4, 'attention heads', least=1, most=512, arch=True)
     n_embd: int = net(64, 'channels of the embedding', least=1, most=2**16, arch=True)
@@ -59,7 +59,7 @@ class Config:
     learning_rate: float = fit(2e-3, 'peak rate of AdamW', '-l', least=0)
     weight_decay: float = fit(0.1, 'decay of the matrices', '-w', least=0)
     max_steps: int = fit(10000, 'steps to take; the rate falls to zero over them', least=0, most=10**9)
-    warmup: int | None = fit(None, 'steps in which the rate rises to its peak; a twentieth of all by default', least=0)
+    warmup: int | None = fit(None, 'steps in which the rate rises to its peak (default: 1 in 20)', least=0)
     grad_clip: float | None = fit(1.0, 'largest norm of the gradient; none: any', least=0)
     seed: int = fit(3407, 'seed of everything that is drawn', least=0, most=2**62)
     eval_interval: int = look(500, 'steps between evaluations and saves', least=1)
@@ -71,13 +71,13 @@ class Config:
     sample_only: bool = work(False, 'sample from the run in the work dir; train nothing, write nothing')
     num_samples: int = draws(20, 'how many samples; of a text, one', least=0)
     prompt: str = draws('', 'what every sample begins with; @FILE reads it from a file')
-    length: int | None = draws(None, 'most tokens in a sample; None: twice the longest line, or 500', least=1)
+    length: int | None = draws(None, 'most tokens in a sample (default: twice the longest line, or 500)', least=1)
     temperature: float = draws(1.0, 'below 1 safer, above 1 wilder, 0 always the likeliest', least=0)
     top_k: int | None = draws(None, 'draw among the k likeliest only', least=1)
     top_p: float | None = draws(None, 'draw among the likeliest that make up this probability', least=1e-9, most=1)
     new_only: bool = draws(False, 'only samples that stand nowhere in the data, and none twice')
     device: str = machine('auto', 'auto, cpu, cuda, cuda:N or mps')
-    threads: int | None = machine(None, 'threads of the CPU; None: what suits the model', least=1, most=512)
+    threads: int | None = machine(None, 'threads of the CPU (default: what suits the model)', least=1, most=512)
     compile: bool = machine(False, 'torch.compile the model, which pays on a GPU')
     num_workers: int | None = machine(None, 'accepted for old commands; there are no data workers', '-n')
 
@@ -98,7 +98,7 @@ def check(name, value):
         raise UserError(f'{flag(name)} {value}: must be at least {least}' + f', at most {most}' * ('most' in limits))
     choices = MODELS if name == 'type' else limits.get('choices', (value,))
     if value not in choices:
-        raise UserError(f'{flag(name)} {value}: no such{nearest(value, choices)}; there are {", ".join(choices)}')
+        raise UserError(f'{flag(name)} {value}: no such choice{nearest(value, choices)}; use {", ".join(choices)}')
     return value
 
 def nearest(word, words):
@@ -109,16 +109,16 @@ def nearest(word, words):
 class Parser(argparse.ArgumentParser):
     """--help is made from the knobs and the registry; a mistake is a UserError that knows the nearest flag."""
     def __init__(self):
-        commands = [line.strip() for line in __doc__.splitlines() if re.match(r'    (python|torchrun) ', line)]
-        models = [f'{name:12} {cls.__doc__.strip().splitlines()[0]}' for name, cls in MODELS.items()]
+        commands = [line[2:] for line in __doc__.splitlines() if re.match(r'    (python|torchrun) ', line)]
+        models = [f'  {name:12} {cls.__doc__.strip().splitlines()[0]}' for name, cls in MODELS.items()]
         super().__init__(prog='makemore.py', argument_default=argparse.SUPPRESS, allow_abbrev=False, usage=
                          'makemore.py [-i FILE] [--type TYPE] [options]', description=__doc__.strip().splitlines()[0],
-                         epilog='\n  '.join(['models, easiest first:', *models, '', 'examples:', *commands]),
+                         epilog='\n'.join(['models, with defaults of their own:', *models, '', 'examples:', *commands]),
                          formatter_class=functools.partial(argparse.RawDescriptionHelpFormatter, width=100))
         self.add_argument('--version', action='version', version=f'makemore {__version__}, torch {torch.__version__}')
         groups = {name: self.add_argument_group(name) for name in GROUPS}
         for name, f in KNOBS.items():
-            help = f.metadata['help'] + f' (default: {f.default})' * (f.default not in (None, '', False))
+            help = f.metadata['help'] + f' (default: {f.default})' * (str(f.default) not in ('None', '', 'False'))
             kind = dict(action='store_true') if f.type is bool else dict(metavar=name.split('_')[-1].upper())
             groups[f.metadata['group']].add_argument(*f.metadata['flags'], flag(name), dest=name, help=help, **kind)
 
@@ -475,7 +475,7 @@ class WindowModel(LanguageModel):
 # Models, easiest first
 @register('ngram', block_size=5)
 class NGram(LanguageModel):
-    """counting: what followed the last few letters, and how often? No gradient, done in seconds, hard to beat
+    """counting what followed the last few letters: done in seconds, and hard to beat
     A context of k tokens is a number of k digits in base V, the furthest token first; a pair has the next token as one
     digit more. So the pairs of a context are neighbours in a sorted tensor, found by binary search, and the cumulative
     counts beside them tell how often each came and all together.
@@ -551,7 +551,7 @@ class NGram(LanguageModel):
 
 @register('bigram', batch_size=256, learning_rate=0.02, weight_decay=0.0, max_steps=3000)
 class Bigram(LanguageModel):
-    """a table of which letter follows which, learned by gradient: it ends where counting ends"""
+    """a table of which letter follows which, learned by gradient; it ends where counts do"""
     context = 1
     def __init__(self, cfg, vocab_size):
         super().__init__()
@@ -611,7 +611,7 @@ class FlattenConsecutive(nn.Module):
 
 @register('wavenet', n_layer=3, n_embd=24, n_hidden=128, learning_rate=5e-3, dropout=0.03, max_steps=7000)
 class WaveNet(WindowModel):
-    """a tree over the last 2**n_layer letters: join neighbours, then neighbours of neighbours (van den Oord 2016)"""
+    """a tree that joins neighbours, then neighbours of neighbours (van den Oord 2016)"""
     def __init__(self, cfg, vocab_size):
         layers, fan_in = [nn.Embedding(vocab_size, cfg.n_embd)], cfg.n_embd
         for _ in range(cfg.n_layer):

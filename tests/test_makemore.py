@@ -78,8 +78,11 @@ MISTAKES = {
     '--temperature nan': ['--temperature', 'nan'],
     '--dropout 1': ['--dropout', '1'],
     '--split honset': ['honset', 'honest', 'lecture'],
+    '--smoothing add:x': ['--smoothing', 'add:x'],
+    '--smoothing add:0': ['--smoothing', 'add:0'],
     '--device cdua': ['--device', 'cdua'],
     '--seed -1': ['--seed', '-1'],
+    '--n-head 3': ['--n-head 3', '--n-embd'],
     '-i': ['-i', 'argument'],
     'names.txt': ['names.txt'],
     '--sample-only -o nowhere': ['nowhere', 'best.pt'],
@@ -87,6 +90,8 @@ MISTAKES = {
     '--sample-only': ['out'],
     '--resume': ['out'],
     '-o names.txt': ['names.txt'],
+    '--resume --overwrite': ['--resume', '--overwrite'],
+    '--resume --sample-only': ['--resume', '--sample-only'],
     '-o names.txt/x': ['names.txt'],
 }
 
@@ -126,6 +131,13 @@ def test_an_occupied_folder_is_refused(train):
     assert code == 2 and 'x' in err and '--resume' in err and '--overwrite' in err and listing('x') == before
     assert train('mlp', '-o', 'x', '--overwrite').code == 0
     assert json.loads(Path('x/result.json').read_text())['type'] == 'mlp'
+
+
+def test_overwriting_with_something_impossible_destroys_nothing(train):
+    assert train('bigram', '-o', 'x').code == 0
+    before = listing('x')
+    assert train('transformer', '-o', 'x', '--overwrite', n_head=3).code == 2
+    assert train('bigram', '-o', 'x', '--overwrite', input_file='missing').code == 2 and listing('x') == before
 
 
 def test_a_folder_with_other_things_in_it_is_no_run(train, tmp_path):

@@ -140,10 +140,11 @@ def test_a_deepcopy_is_a_model_of_its_own(kind, build):
     assert torch.equal(twin(x, y), before)
 
 
-def written(model, cached, stop=0, limit=24, rows=16):
+def written(model, cached, stop=0, limit=20, rows=40):
     """What generate yields, from prompts of two letters."""
     idx = torch.tensor([[0, 1 + i % 5, 1 + i % 7] for i in range(rows)])
-    return list(makemore.generate(model, idx, torch.Generator().manual_seed(5), limit, stop=stop, cached=cached, temperature=6))
+    spread = model.next_logits(idx).std().item()      # a temperature at which neither one letter nor chance alone decides
+    return list(makemore.generate(model, idx, torch.Generator().manual_seed(5), limit, stop, cached, temperature=spread))
 
 
 @pytest.mark.parametrize('stop', [0, None])
@@ -155,7 +156,7 @@ def test_the_cache_changes_nothing(kind, stop, build):
     plain, cached = written(model, False, stop), written(model, True, stop)
     assert cached == plain
     sizes = {len(rows) for rows, _ in plain}
-    assert (len(sizes) > 4 if stop == 0 else sizes == {16}) and len(plain) > 12
+    assert (len(sizes) > 2 if stop == 0 else sizes == {40}) and len(plain) > 12
 
 
 @pytest.mark.parametrize('kind', ALL)
@@ -192,11 +193,6 @@ def test_parameter_counts(kind, sizes, parameters):
     cfg = makemore.settle(dict(type=kind) | sizes)
     cfg.block_size = makemore.MODELS[kind].window(cfg, 15)
     assert count(makemore.MODELS[kind](cfg, 27)) == parameters
-
-
-@pytest.mark.parametrize('kind, parameters', [('mlp', 11_897), ('bn-mlp', 47_024), ('wavenet', 76_579), ('transformer', 204_544)])
-def test_they_are_the_default_sizes(kind, parameters):
-    assert count(default(kind)) == parameters
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -299,12 +295,14 @@ def test_packed_rows_and_padded_rows_agree(build):
 
 
 def test_the_bag_of_words_by_hand(build):
+    """Layer by layer and place by place: add the mean of all up to here, then think alone."""
     _, _, model = build('bow', block_size=8)
     model, idx = noisy(model), torch.randint(27, (3, 8))
     x = model.what(idx) + model.where(torch.arange(8))
-    for t in range(8):
-        h = x[:, t] + x[:, :t + 1].mean(1)
-        torch.testing.assert_close(model.logits(idx)[:, t], model.head(h + model.mlp(h)), rtol=0, atol=1e-5)
+    for mlp in model.mlps:
+        x = torch.stack([x[:, t] + x[:, :t + 1].mean(1) for t in range(8)], 1)
+        x = x + mlp(x)
+    torch.testing.assert_close(model.logits(idx), model.head(x), rtol=1e-5, atol=1e-4)
 
 
 def test_gpt_2_by_hand(build):
@@ -377,10 +375,10 @@ def test_counting_against_dictionaries(order, smoothing, build, tmp_path):
     for text in ('', 'a', 'ann', 'hanna', 'vvv', 'nanh', 'hnavan'):
         idx = torch.tensor([[0] + words.encode(text)])
         p = model.logits(idx)[0].exp()
-        torch.testing.assert_close(p.sum(-1), torch.ones(len(text) + 1).double(), rtol=0, atol=1e-6)
+        torch.testing.assert_close(p.sum(-1), torch.ones(len(text) + 1).double(), rtol=0, atol=1e-9)
         for t in range(len(text) + 1):
             expected = dumb('.' + text[:t])
-            assert p[t].tolist() == pytest.approx([expected[s] for s in symbols], rel=1e-6)
+            assert p[t].tolist() == pytest.approx([expected[s] for s in symbols], rel=1e-9)
 
 
 def test_the_discount_is_the_one_that_suits_dev_best(build):
@@ -393,6 +391,12 @@ def test_the_discount_is_the_one_that_suits_dev_best(build):
 
 
 def test_a_context_longer_than_every_line(build):
-    _, words, model = build('ngram', block_size=40)
+    _, words, model = build('ngram', block_size=build('gru')[1].longest + 1)
     assert model(*all_of(words, 'dev')).isfinite()
     assert len(makemore.sample(model, words, 5)) == 5
+
+
+def test_a_context_that_no_number_can_name_is_refused(build):
+    """Contexts are numbers of 64 bits; one of 40 letters would wrap around and meet others."""
+    with pytest.raises(makemore.UserError, match='--block-size 40'):
+        build('ngram', block_size=40)

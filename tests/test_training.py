@@ -89,6 +89,18 @@ def test_the_losses_are_exact(kind, finished, names):
         assert result[split] == pytest.approx(nats / targets, rel=1e-6)
 
 
+def test_the_loss_is_no_mean_of_means(run, tmp_path, request):
+    """Thousands of lines of all lengths take several batches, the last one smaller: nats and targets are summed, then divided."""
+    texts = (request.config.rootpath / 'names.txt').read_text().split('\n')[::7]
+    (tmp_path / 'n.txt').write_text('\n'.join(texts))
+    assert run('-i', 'n.txt', '--type', 'bigram', '--max-steps', 30, '-l', 0.5, '--split', 'all', '-o', 'x').code == 0
+    model, words = makemore.load('x')
+    pairs = collections.Counter(pair for text in texts for pair in zip('.' + text, text + '.'))
+    p, index = model.logits(torch.arange(27)[:, None])[:, 0].double().log_softmax(-1), '.' + words.symbols
+    nats = -sum(n * p[index.index(a), index.index(b)].item() for (a, b), n in pairs.items())
+    assert json.loads(Path('x/result.json').read_text())['train'] == pytest.approx(nats / pairs.total(), rel=1e-6)
+
+
 @pytest.mark.parametrize('kind', ALL)
 def test_the_result_for_scripts(kind, finished):
     result = json.loads((finished(kind) / 'result.json').read_text())
@@ -130,6 +142,31 @@ def test_counting_the_names_beats_the_lectures(run, request):
 def test_no_steps_at_all(train):
     assert train('mlp', '-o', 'x', max_steps=0).code == 0
     assert json.loads(Path('x/result.json').read_text())['steps'] == 0
+
+
+def test_training_is_this_loop(train):
+    """Warm-up and half a cosine, clipped gradients, decay of matrices only: the weights of a loop without any of our helpers."""
+    assert train('mlp', '-o', 'x', '--dropout', 0, '-w', 5, '-l', 0.01, '--grad-clip', 0.05, '--warmup', 4).code == 0
+    last = checkpoint('x/last.pt')
+    cfg = makemore.settle({}, last['settings'])
+    words = makemore.read(cfg)
+    torch.manual_seed(cfg.seed)
+    model = makemore.MODELS['mlp'](cfg, words.vocab_size)
+    matrices, vectors = ([p for p in model.parameters() if (p.ndim > 1) == many] for many in (True, False))
+    optimizer = torch.optim.AdamW([dict(params=matrices, weight_decay=5), dict(params=vectors, weight_decay=0)],
+                                  betas=last['optimizer']['param_groups'][0]['betas'])
+    for step in range(12):
+        for group in optimizer.param_groups:
+            group['lr'] = 0.01 * ((step + 1) / 4 if step < 4 else (1 + math.cos(math.pi * (step - 4) / 8)) / 2)
+        x, y, _ = makemore.batch(words, cfg, step)
+        model.zero_grad()
+        model(x, y).backward()
+        size = sum(p.grad.square().sum() for p in model.parameters()).sqrt()
+        for p in model.parameters():
+            p.grad *= min(1, 0.05 / size)
+        optimizer.step()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(last['model'][name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_a_run_depends_on_its_seed_only(train, tmp_path):
@@ -179,6 +216,7 @@ def test_an_interruption_changes_nothing(kind, train, run, at_step, tmp_path):
     stopped = train(kind, '-o', 'two', '--dropout', 0.1)
     assert stopped.code == 143 and checkpoint('two/last.pt')['step'] == 8
     assert '--resume' in stopped.err and 'two' in stopped.err and not Path('two/result.json').exists()
+    torch.manual_seed(8)      # a new process would not find torch's own generator where this one left it
     assert run('--resume', '-o', 'two').code == 0
     same_run(tmp_path / 'one', tmp_path / 'two')
 
@@ -240,6 +278,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(train, run, monkeypatch):
     code, out, err = run('--resume', '-o', 'x', '--max-steps', 20)
     assert code == 1 and 'No space left' in err and 'Traceback' not in err
     assert differences(before, checkpoint('x/last.pt')) == []
+    assert sorted(path.name for path in Path('x').glob('*.pt*')) == ['best.pt', 'last.pt']
 
 
 def test_more_steps(train, run):
@@ -400,6 +439,8 @@ SPOILT = {how: how for how in ('cut short', 'empty', 'text', 'zip', 'a folder', 
     'another size': change('settings', 'n_hidden', to=17),
     'no words': change('words', to=None),
     'a vocabulary that is too small': change('words', 'symbols', to='abc'),
+    'a vocabulary of another kind': change('words', 'symbols', to=torch.zeros(26)),
+    'a length of another kind': change('words', 'longest', to='long'),
     'a missing tensor': change('model', 'h2h.weight', to=None),
     'a tensor of another shape': change('model', 'h2h.weight', to=torch.zeros(3, 3)),
     'no tensor': change('model', 'h2h.weight', to='zeros'),

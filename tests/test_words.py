@@ -272,6 +272,7 @@ def test_bad_input_costs_one_line(run, tmp_path, kind):
     assert (code, out, err.count('\n')) == (2, '', 1) and 'Traceback' not in err
     for needle in needles:
         assert needle in err
+    assert not (tmp_path / 'x').exists()      # nothing is left behind
 
 
 def test_an_unreadable_file(run, tmp_path):
@@ -304,3 +305,12 @@ def test_a_few_lines_are_enough_to_train(run, tmp_path, n, kind):
 def test_a_file_of_one_character(run, tmp_path):
     (tmp_path / 'a.txt').write_text('a\naa\na')
     assert run('-i', 'a.txt', '--type', 'mlp', '--max-steps', 3).code == 0
+
+
+def test_what_is_unusual_about_a_file_is_said(run, tmp_path):
+    (tmp_path / 'long.txt').write_text('ab' * 100)
+    code, out, err = run('-i', 'long.txt', '--type', 'gru', '--max-steps', 1, '-o', 'x')
+    assert code == 0 and 'no dev' in err and 'no test' in err and 'cut' in err and '64' in err
+    (tmp_path / 'short.txt').write_text('\n'.join('abcdefghijklmnopqrst'))
+    code, out, err = run('-i', 'short.txt', '--type', 'gru', '--max-steps', 1, '-o', 'y')
+    assert code == 0 and 'no dev' not in err and 'cut' not in err

@@ -7,7 +7,7 @@ import regex
 from .bpe import bpe, learn, recover_merges
 from .text import GPT4_PATTERN, WORDS, clean, count_chunks, read, splitter
 
-MEMO, MEMO_KEY = 1 << 17, 48    # a memo holds that many texts of that length, and then starts afresh
+MEMO, MEMO_KEY = 1 << 17, 64    # a memo holds so many texts of so many characters at most, then starts afresh
 MAX_ID = 0x10FFFF               # training writes tokens as characters, and that many there are
 
 class Memo(dict):

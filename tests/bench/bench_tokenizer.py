@@ -140,7 +140,7 @@ def memory_row():
     tracemalloc.start()
     for _ in range(40):
         tok.encode(" ".join("".join(rng.choices("abcdefgh", k=8)) for _ in range(10_000)))
-    print(f"{'memos after 400,000 random words':44} {tracemalloc.get_traced_memory()[0] / 1e6:9.0f} MB")
+    print(f"{'memos, at most, in 400,000 random words':44} {tracemalloc.get_traced_memory()[1] / 1e6:9.0f} MB")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ from pathlib import Path
 from .core import Tokenizer
 from .formats import PUBLISHED, find, load
 from .text import PATTERNS
-try:
-    from tqdm import tqdm
+try: from tqdm import tqdm
 except ImportError:
     def tqdm(items, **_): return items
 
@@ -29,7 +28,8 @@ def train(args):
         texts = (line for file in args.files for line in contents(file).splitlines())
     tok = Tokenizer(PATTERNS.get(args.pattern, args.pattern), special)
     bar = partial(tqdm, disable=not sys.stderr.isatty(), leave=False)
-    tok.train(texts, args.vocab_size, progress=bar, processes=args.processes).save(args.output)
+    processes = 1 if args.lines else args.processes     # to hand over a line takes longer than to count it
+    tok.train(texts, args.vocab_size, progress=bar, processes=processes).save(args.output)
     print(f"{args.output}: {len(tok.vocab)} tokens", file=sys.stderr)
 def encode(args):
     print(*load(args.tokenizer[0]).encode("".join(map(contents, args.files)), args.special))

@@ -38,7 +38,6 @@ def knob(group, default, help, *flags, **limits):
     return field(default=default, metadata=dict(group=group, help=help, flags=flags, **limits))
 
 data, net, fit, look, work, draws, machine = (functools.partial(knob, group) for group in GROUPS)
-
 @dataclass
 class Config:
     input_file: str = data('names.txt', 'text file with one thing per line; - reads standard input', '-i')
@@ -150,7 +149,7 @@ def settle(typed, saved={}):
 def carried(cfg):
     return {name: getattr(cfg, name) for name, f in KNOBS.items() if f.metadata['group'] in CARRIED}
 # ----------------------------------------------------------------------------------------------------------------------
-# Machines: one process or many, and who of them speaks
+# Machines: one process or many, who of them speaks, and the folder it writes to
 def rank():
     return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 def world():
@@ -166,6 +165,16 @@ def say(line, file=None):
     """A line for the reader, on stderr if not said otherwise, above the progress bar where there is one."""
     if rank() == 0:
         (sys.modules['tqdm'].tqdm.write if 'tqdm' in sys.modules else print)(line, file=file or sys.stderr)
+
+def make_room(folder, old=('last.pt', 'best.pt', 'result.json')):
+    """The folder made, and rid of what an earlier run left in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in old:
+            (folder / name).unlink(missing_ok=True)
+    except OSError as e:
+        kind = UserError if isinstance(e, (FileExistsError, NotADirectoryError)) else MachineError
+        raise kind(f'cannot write to {folder}: {e.strerror}') from None
 
 @contextlib.contextmanager
 def machine_for(cfg):
@@ -352,8 +361,8 @@ def read_text(cfg, folder=None):
         whole = ''.join(pieces())
         pieces = lambda size=CHUNK: (whole[i:i + size] for i in range(0, len(whole), size))
     symbols, n = symbols_of(pieces())
-    if len(symbols) < 2:
-        raise UserError(f'{cfg.input_file} holds nothing to learn from: it needs two different characters')
+    if len(symbols) < 2 or n < 20:
+        raise UserError(f'{cfg.input_file} holds too little to learn from: 20 characters, not all the same, at least')
     tokenizer, size, end, cut = None, min(CHUNK, -(-n // 10)), 0, 0      # a tenth at most: nine of ten pieces are train
     if cfg.tokenizer != 'char':
         tokenizer = make_tokenizer(cfg, itertools.islice(pieces(size), int(0.9 * n) // size))
@@ -912,16 +921,6 @@ def new_folder(cfg):
         raise UserError(f'{folder} holds a run: --resume goes on with it, --overwrite replaces it')
     return folder
 
-def make_room(folder, old=('last.pt', 'best.pt', 'result.json')):
-    """The folder made, and rid of what an earlier run left in it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in old:
-            (folder / name).unlink(missing_ok=True)
-    except OSError as e:
-        kind = UserError if isinstance(e, (FileExistsError, NotADirectoryError)) else MachineError
-        raise kind(f'cannot write to {folder}: {e.strerror}') from None
-
 def load(folder='out', device='cpu'):
     """model, words = load('out/transformer'): the best of a run, or of the newest one below, ready to sample."""
     run, _ = restore(find_run(dict(work_dir=folder), 'best.pt') / 'best.pt')
@@ -977,7 +976,6 @@ class Silent:
     """In the place of TensorBoard's writer: every call does nothing."""
     def __getattr__(self, name):
         return lambda *values, **more: None
-
 def open_board(folder):
     """Where curves and pictures go. Without TensorBoard they are missing, and nothing else is."""
     try:
@@ -1064,7 +1062,8 @@ def pause(run, board, losses, seconds):
     board.add_scalar('loss/dev', dev, run.step)
     if losses:
         board.add_scalar('loss/train', mean, run.step)
-        board.add_scalar('tokens per second', len(losses) * run.cfg.batch_size * run.words.mean / seconds, run.step)
+        tokens = len(losses) * run.cfg.batch_size * run.words.splits['train'].lengths.double().mean().item()
+        board.add_scalar('tokens per second', tokens / seconds, run.step)
     if dev < run.best or run.best == math.inf:
         run.best = dev
         run.save('best.pt')
@@ -1111,10 +1110,11 @@ def read(cfg, folder=None):
     cfg.block_size = model.window(cfg, words.longest)
     cut_words(words, model.span or cfg.block_size)
     counts = {name: len(rows) for name, rows in words.rows.items()}
-    words.judge, words.mean = 'dev' if counts['dev'] else 'train', float(words.splits['train'].lengths.double().mean())
+    words.judge = 'dev' if len(words.splits['dev'].starts) else 'train'      # the split that chooses the best model
     sizes = f'{len(words.lines.starts)} lines: ' + ', '.join(f'{n or "no"} {name}' for name, n in counts.items())
     say(f'{cfg.input_file}: {len(words.flat)} tokens of {words.vocab_size} kinds; '
         + (f'{words.longest} of them train' if cfg.text else sizes)
+        + ', shuffled by torch' * (len(words.lines.starts) > 10**6)
         + ''.join(f'; {n} that train contains left out of {name}' for name, n in words.left_out.items() if n))
     if words.longest >= words.span and not cfg.text:
         say(f'lines of more than {words.span - 1} tokens are cut into pieces of {words.span}')

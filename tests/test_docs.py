@@ -1,5 +1,6 @@
 """The documentation tells the truth: help for every knob, a row for every model, commands that can be pasted."""
 import ast
+import doctest
 import re
 import shlex
 from pathlib import Path
@@ -32,7 +33,7 @@ def test_help_shows_defaults_and_every_model():
     for name, cls in makemore.MODELS.items():
         assert f'{name} {" ".join(cls.__doc__.strip().splitlines()[0].split())}' in text
     for name, knob in makemore.KNOBS.items():
-        if knob.type is not bool and knob.default:
+        if knob.type is not bool and knob.default not in (None, ''):
             assert f'(default: {knob.default})' in text, name
 
 
@@ -61,8 +62,13 @@ def commands(text):
     for language, lines in code_blocks(text):
         if language in ('python', 'py'):
             continue
-        for line in '\n'.join(lines).replace('\\\n', ' ').splitlines():
-            if not re.match(r'(\$ )?(\w+=\S* )*(python3?|torchrun|pip|bash|git|cat|head|seq|\.ci/run|tensorboard) ', line + ' '):
+        block = '\n'.join(lines).replace('\\\n', ' ')
+        for name, value in re.findall(r'\bfor (\w+) in (\S+)', block):      # of a loop the first round
+            block = block.replace(f'${name}', value)
+        for line in block.splitlines():
+            # a block without a language may show output too: there only what begins like a command is one
+            shell = language in ('sh', 'bash', 'console')
+            if not shell and not re.match(r'\$ |(\w+=\S* )*(python3?|torchrun|pip) ', line):
                 continue
             lexer = shlex.shlex(line.removeprefix('$ '), posix=True, punctuation_chars='|&;<>()')
             lexer.whitespace_split, lexer.commenters, command = True, '#', []
@@ -91,7 +97,8 @@ def check(args):
 
 FROM_README = [args for args in map(arguments, commands(README)) if args is not None]
 # In the docstring an explanation stands behind each command, some spaces apart.
-FROM_DOCSTRING = [args for args in map(arguments, commands(re.sub(r'(?<=\S) {2,}\S.*', '', makemore.__doc__))) if args is not None]
+BARE = re.sub(r'(?<=\S) {2,}\S.*', '', makemore.__doc__)
+FROM_DOCSTRING = [args for args in map(arguments, commands(BARE)) if args is not None]
 
 
 @pytest.mark.parametrize('args', FROM_README, ids=' '.join)
@@ -108,6 +115,11 @@ def test_there_are_commands_to_check():
     assert ['-i', 'names.txt', '--type', 'transformer'] in FROM_README and len(FROM_DOCSTRING) >= 5
 
 
+def test_a_shell_loop_is_understood():
+    text = '```sh\nfor l in 0.1 0.2; do python makemore.py -l $l -o out/$l > log; done\n```\n'
+    assert [args for args in map(arguments, commands(text)) if args] == [['-l', '0.1', '-o', 'out/0.1']]
+
+
 def test_a_wrong_command_is_noticed():
     text = '    $ python makemore.py --tpye mlp | head -1   # a slip\n'
     assert list(map(arguments, commands(text))) == [['--tpye', 'mlp'], None]
@@ -116,7 +128,7 @@ def test_a_wrong_command_is_noticed():
 
 
 def test_the_other_commands_name_things_that_exist():
-    """python -m tokenizer, python tests/bench/speed.py, pip install -r requirements.txt: modules and files of this project."""
+    """python -m tokenizer, python tests/bench/x.py, pip install -r requirements.txt: all of this project."""
     for command in commands(README):
         for module in re.findall(r'python3? -m ([\w.]+)', ' '.join(command)):
             here = ROOT / module.replace('.', '/')
@@ -126,9 +138,13 @@ def test_the_other_commands_name_things_that_exist():
             assert (ROOT / path).exists(), path
 
 
-@pytest.mark.parametrize('block', [i for i, (language, _) in enumerate(code_blocks(README)) if language in ('python', 'py')])
-def test_python_in_the_readme_is_python(block):
-    ast.parse('\n'.join(code_blocks(README)[block][1]))
+def test_python_in_the_readme_is_python():
+    blocks = [('python', ['x = 1'])] + code_blocks(README)
+    for language, lines in blocks:
+        if language in ('python', 'py'):
+            examples = doctest.DocTestParser().get_examples('\n'.join(lines))      # those with >>> in front
+            for source in [example.source for example in examples] or ['\n'.join(lines)]:
+                assert ast.parse(source).body
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -28,14 +28,16 @@ def process(line, **how):
 def test_who_has_the_last_word():
     """The defaults, what the type prefers, the checkpoint, what was typed."""
     assert makemore.settle({}).type == 'transformer'
-    assert makemore.settle(dict(type='mlp')).n_embd == makemore.MODELS['mlp'].prefers['n_embd'] != makemore.Config.n_embd
+    prefers = makemore.MODELS['mlp'].prefers['n_embd']
+    assert makemore.settle(dict(type='mlp')).n_embd == prefers != makemore.Config.n_embd
     saved = dict(type='mlp', n_embd=12, batch_size=7, seed=5)
     cfg = makemore.settle(dict(seed=6), saved)
     assert (cfg.type, cfg.n_embd, cfg.batch_size, cfg.seed) == ('mlp', 12, 7, 6)
     assert makemore.settle(dict(type='mlp', n_embd=3)).n_embd == 3
 
 
-@pytest.mark.parametrize('name, typed, saved', [('type', 'rnn', 'mlp'), ('n_embd', 3, 12), ('block_size', 4, 5), ('n_layer', 1, 2)])
+@pytest.mark.parametrize('name, typed, saved', [
+    ('type', 'rnn', 'mlp'), ('n_embd', 3, 12), ('block_size', 4, 5), ('n_layer', 1, 2)])
 def test_what_contradicts_a_checkpoint_is_refused_with_both_values(name, typed, saved):
     with pytest.raises(makemore.UserError) as e:
         makemore.settle({name: typed}, {'type': 'mlp'} | {name: saved})
@@ -45,8 +47,8 @@ def test_what_contradicts_a_checkpoint_is_refused_with_both_values(name, typed, 
 
 def test_the_original_flags_still_work(run, names):
     """What has no meaning any more is accepted and says so once."""
-    line = (f'-i {names} -o x --num-workers 4 --max-steps 3 --device cpu --seed 3407 --top-k -1 --type transformer --n-layer 1 '
-            '--n-head 2 --n-embd 16 --n-embd2 16 -b 8 -l 5e-4 -w 0.01')
+    line = (f'-i {names} -o x --num-workers 4 --max-steps 3 --device cpu --seed 3407 --top-k -1 --type transformer '
+            '--n-layer 1 --n-head 2 --n-embd 16 --n-embd2 16 -b 8 -l 5e-4 -w 0.01')
     code, out, err = run(*line.split())
     settings = json.loads(Path('x/result.json').read_text())['settings']
     assert code == 0 and err.count('--num-workers') == 1 and err.count('--top-k') == 1
@@ -147,7 +149,7 @@ def test_a_folder_with_other_things_in_it_is_no_run(train, tmp_path):
 
 
 def test_every_run_has_a_folder_of_its_own(train, run):
-    """The same command twice loses nothing; without -o the newest is meant, or the newest of a type, and it is named."""
+    """The same command twice loses nothing; without -o the newest is meant, or that of a type, and it is named."""
     assert [train('bigram').code, train('mlp').code, train('bigram').code] == [0, 0, 0]
     assert sorted(path.name for path in Path('out').iterdir()) == ['bigram', 'bigram-2', 'mlp']
     for args, newest in (([], 'out/bigram-2'), (['--type', 'mlp'], 'out/mlp'), (['--type', 'bigram'], 'out/bigram-2')):
@@ -216,8 +218,8 @@ def test_only_the_file_itself_is_needed(tmp_path, names):
     (tmp_path / 'makemore.py').write_bytes(PROGRAM.read_bytes())
     code = ('import sys, makemore; code = makemore.main(sys.argv[1:]); model, words = makemore.load("x"); '
             'print(len(makemore.sample(model, words, 3))); sys.exit(code or "tokenizer" in sys.modules)')
-    done = subprocess.run([sys.executable, '-c', code, '-i', str(names), '--type', 'mlp', '--max-steps', '2', '-o', 'x'],
-                          cwd=tmp_path, capture_output=True, text=True)
+    args = f'-i {names} --type mlp --max-steps 2 -o x'.split()
+    done = subprocess.run([sys.executable, '-c', code, *args], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == '3', done.stderr
 
 

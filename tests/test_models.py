@@ -43,7 +43,7 @@ def all_of(words, split='train'):
 
 @pytest.mark.parametrize('kind', NETS)
 def test_a_new_net_knows_nothing(kind, build):
-    """A loss far from ln(27) means an init that is sure of something; the first steps would be spent on unlearning it."""
+    """A loss far from ln(27) means an init that is sure of something; the first steps would go into unlearning it."""
     cfg, words, _ = build(kind, batch_size=64)
     model, (x, y, _) = default(kind), makemore.batch(words, cfg, 0)
     assert model.train()(x, y).item() == pytest.approx(math.log(27), rel=0.03)
@@ -143,8 +143,9 @@ def test_a_deepcopy_is_a_model_of_its_own(kind, build):
 def written(model, cached, stop=0, limit=20, rows=40):
     """What generate yields, from prompts of two letters."""
     idx = torch.tensor([[0, 1 + i % 5, 1 + i % 7] for i in range(rows)])
-    spread = model.next_logits(idx).std().item()      # a temperature at which neither one letter nor chance alone decides
-    return list(makemore.generate(model, idx, torch.Generator().manual_seed(5), limit, stop, cached, temperature=spread))
+    spread = model.next_logits(idx).std().item()      # as a temperature: neither one letter nor chance alone decides
+    generator = torch.Generator().manual_seed(5)
+    return list(makemore.generate(model, idx, generator, limit, stop, cached, temperature=spread))
 
 
 @pytest.mark.parametrize('stop', [0, None])
@@ -224,7 +225,7 @@ def test_batch_norm_is_torchs(shape):
 
 
 def test_batch_norm_of_a_batch_of_one():
-    """The deviation of one thing is 0 and its unbiased variance a division by 0: torch refuses, a small file need not."""
+    """The unbiased variance of one thing is a division by 0: torch refuses, a small file must not."""
     ours, _ = both_norms()
     out = ours.train()(torch.randn(1, 5))
     assert torch.equal(out, ours.bias[None]) and ours.running_var.isfinite().all()
@@ -342,7 +343,8 @@ def kneser_ney(texts, order, discount, symbols):
         for k in range(min(order, len(past)) + 1):
             counter = seen[k].get(past[len(past) - k:])
             if counter:
-                p = {s: (max(counter[s] - discount, 0) + discount * len(counter) * p[s]) / counter.total() for s in symbols}
+                rest = discount * len(counter)      # what was taken from the seen goes to the shorter context
+                p = {s: (max(counter[s] - discount, 0) + rest * p[s]) / counter.total() for s in symbols}
         return p
     return after
 

@@ -70,8 +70,8 @@ def plain_split(path):
     texts = path.read_text().split('\n')
     random.Random(42).shuffle(texts)
     n1, n2 = int(0.8 * len(texts)), int(0.9 * len(texts))
-    known = set(texts[:n1])
-    return dict(train=texts[:n1], dev=[t for t in texts[n1:n2] if t not in known], test=[t for t in texts[n2:] if t not in known])
+    dev, test = ([t for t in part if t not in texts[:n1]] for part in (texts[n1:n2], texts[n2:]))
+    return dict(train=texts[:n1], dev=dev, test=test)
 
 
 @pytest.mark.parametrize('kind', ALL)
@@ -90,7 +90,7 @@ def test_the_losses_are_exact(kind, finished, names):
 
 
 def test_the_loss_is_no_mean_of_means(run, tmp_path, request):
-    """Thousands of lines of all lengths take several batches, the last one smaller: nats and targets are summed, then divided."""
+    """Thousands of lines take several batches, the last one smaller: nats and targets are summed, then divided."""
     texts = (request.config.rootpath / 'names.txt').read_text().split('\n')[::7]
     (tmp_path / 'n.txt').write_text('\n'.join(texts))
     assert run('-i', 'n.txt', '--type', 'bigram', '--max-steps', 30, '-l', 0.5, '--split', 'all', '-o', 'x').code == 0
@@ -115,7 +115,8 @@ def test_the_result_is_that_of_the_best_model(train, tmp_path):
     """A rate that ruins the weights after a good start: what is reported, and kept, is the good start."""
     assert train('bigram', '-o', 'x', '--warmup', 0, '-l', 30, max_steps=40).code == 0
     result, best = json.loads((tmp_path / 'x/result.json').read_text()), checkpoint('x/best.pt')
-    assert result['dev'] == pytest.approx(best['best'], rel=1e-9) and best['step'] < checkpoint('x/last.pt')['step'] == 40
+    assert result['dev'] == pytest.approx(best['best'], rel=1e-9)
+    assert best['step'] < checkpoint('x/last.pt')['step'] == 40
 
 
 def test_what_is_printed(train):
@@ -145,7 +146,7 @@ def test_no_steps_at_all(train):
 
 
 def test_training_is_this_loop(train):
-    """Warm-up and half a cosine, clipped gradients, decay of matrices only: the weights of a loop without any of our helpers."""
+    """Warm-up and half a cosine, clipped gradients, decay of matrices only: the same weights from a plain loop."""
     assert train('mlp', '-o', 'x', '--dropout', 0, '-w', 5, '-l', 0.01, '--grad-clip', 0.05, '--warmup', 4).code == 0
     last = checkpoint('x/last.pt')
     cfg = makemore.settle({}, last['settings'])
@@ -235,7 +236,8 @@ def test_an_interruption_next_to_an_evaluation(step, train, run, at_step, tmp_pa
 def test_two_interruptions(train, run, at_step, tmp_path):
     assert train('lstm', '-o', 'one').code == 0
     at_step(2, kill(signal.SIGINT)), at_step(9, kill(signal.SIGTERM))
-    assert [train('lstm', '-o', 'two').code, run('--resume', '-o', 'two').code, run('--resume', '-o', 'two').code] == [130, 143, 0]
+    codes = [train('lstm', '-o', 'two').code] + [run('--resume', '-o', 'two').code for _ in range(2)]
+    assert codes == [130, 143, 0]
     same_run(tmp_path / 'one', tmp_path / 'two')
 
 
@@ -256,11 +258,12 @@ makemore.main(args)
 
 @pytest.mark.parametrize('what, when', [('step', 8), ('save', 4)])
 def test_kill_9_changes_nothing(what, when, names, train, run, tmp_path):
-    """Without a chance to save: between two saves, or in the middle of one, after best.pt (3) and before last.pt (4)."""
+    """Without a chance to save: between two saves, or between best.pt (3) and last.pt (4)."""
     assert train('mlp', '-o', 'one').code == 0
-    settings = '--type mlp --n-layer 2 --n-head 2 --n-embd 16 --n-hidden 16 --max-steps 12 --eval-interval 5 --num-samples 3'
-    done = subprocess.run([sys.executable, '-c', KILLED, what, str(when), '-i', str(names), '-o', 'two', *settings.split()],
-                          env=os.environ | {'PYTHONPATH': str(Path(makemore.__file__).parent)}, capture_output=True)
+    settings = '--n-layer 2 --n-head 2 --n-embd 16 --n-hidden 16 --max-steps 12 --eval-interval 5 --num-samples 3'
+    args = [what, str(when), '-i', str(names), '-o', 'two', '--type', 'mlp', *settings.split()]
+    done = subprocess.run([sys.executable, '-c', KILLED, *args], capture_output=True,
+                          env=os.environ | {'PYTHONPATH': str(Path(makemore.__file__).parent)})
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     assert checkpoint('two/last.pt')['step'] == (5 if what == 'step' else 0)
     assert run('--resume', '-o', 'two').code == 0

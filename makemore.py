@@ -558,7 +558,7 @@ class NGram(LanguageModel):
         for name in self._buffers:      # the tables have the sizes that the data gave them
             setattr(self, name, state[name])
 
-@register('bigram', batch_size=256, learning_rate=0.02, weight_decay=0.0, max_steps=3000)
+@register('bigram', batch_size=128, learning_rate=0.02, weight_decay=0.0, max_steps=2000)
 class Bigram(LanguageModel):
     """a table of which letter follows which, learned by gradient; it ends where counts do"""
     context = 1
@@ -593,14 +593,14 @@ class BatchNorm1d(nn.Module):
 
     def forward(self, x):
         dims, n = tuple(range(x.ndim - 1)), x.numel() // x.size(-1)      # all but the channels
-        mean, var = self.running_mean, self.running_var
+        mean, var = x.mean(dims) if self.training else self.running_mean, self.running_var
+        x = x - mean
         if self.training:
-            mean = x.mean(dims)
-            var = (x - mean).square().mean(dims)      # what torch.var_mean does at half the speed
+            var = x.square().mean(dims)      # what torch.var_mean does at half the speed
             with torch.no_grad():      # as torch has it: normalize by the biased variance, remember the unbiased one
                 self.running_mean.lerp_(mean, self.momentum)
                 self.running_var.lerp_(var * (n / max(1, n - 1)), self.momentum)
-        return (x - mean) * ((var + self.eps).rsqrt() * self.weight) + self.bias
+        return x * ((var + self.eps).rsqrt() * self.weight) + self.bias
 
 @register('bn-mlp', block_size=5, n_layer=6, n_embd=10, n_hidden=100, learning_rate=5e-3)
 class BatchNormMLP(WindowModel):

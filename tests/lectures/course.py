@@ -51,8 +51,9 @@ def figure(what, lecture, here, within=None, published=True):
     """
     values = [here] if isinstance(here, (bool, int, float)) else here
     if isinstance(lecture, str) and not isinstance(here, str):
-        wanted, text = NUMBER.findall(lecture), digits(lecture, values)
+        wanted = NUMBER.findall(lecture)
         gaps = [abs(float(ours) - float(theirs)) for ours, theirs in zip(values, wanted, strict=True)]
+        text = digits(lecture, values)
         ok = all(gap <= max(within or 1e-4 * min(1, abs(float(n))), 0.501 * last_digit(n)) for gap, n in zip(gaps, wanted))
         verdict = 'exact' if text == lecture else f'off by {max(gaps):.0e}'
     else:

@@ -299,5 +299,62 @@ def test_torch_has_the_same():
     yield claim('remembered', all(torch.allclose(a, b, atol=1e-6) for a, b in zip(ours.buffers(), torchs.buffers())))
     yield claim('evaluation', torch.allclose(ours.eval()(x[0]), torchs.eval()(x[0]), atol=1e-5))
 
+# ----------------------------------------------------------------------------------------------------------------------
+# The six most common mistakes: for each the wrong number beside the right one
+def start_net():
+    model, words = build('mlp', block_size=3)
+    draw_weights(model.net, generator := G(), *STAGES['kaiming'])
+    return model.net, model, words, generator
+
+@experiment
+def test_mistake_no_single_batch():
+    """1. Not to overfit a single batch first: where something is broken, it shows in a second."""
+    ends = []
+    for bug in 0, 1:      # the bug: all letters of the context have been lost on the way
+        net, model, words, _ = start_net()
+        X, Y = (t[:32] for t in dataset(model, words, 'train'))
+        descend(net, X * bug, Y, 1000, G())
+        ends.append(F.cross_entropy(net(X * bug), Y).item())
+    yield answer('32 examples after 1,000 steps: context lost, context there', '2.68 0.26', ends, within=0.05)
+
+@experiment
+def test_mistake_no_eval():
+    """2. To forget the switch between training and evaluation."""
+    model, words, *_ = deep_net()
+    X, Y = dataset(model, words, 'dev')
+    wrong = sum(F.cross_entropy(model.net(x), y).item() for x, y in zip(X[:3200].split(2), Y[:3200].split(2))) / 1600
+    yield answer('dev in batches of 2: wrong, right', '2.77 2.45', [wrong, loss_of(model.net, X[:3200], Y[:3200])], within=0.02)
+
+@experiment
+def test_mistake_no_zero_grad():
+    """3. To forget zero_grad: the second gradient has the first in it."""
+    net, model, words, _ = start_net()
+    X, Y = (t[:32] for t in dataset(model, words, 'train'))
+    norms = []
+    for _ in range(2):
+        F.cross_entropy(net(X), Y).backward()
+        norms.append(net[-1].weight.grad.norm().item())
+    yield answer('the same batch twice: second norm over the first; right is 1', '2.0', norms[1] / norms[0])
+
+@experiment
+def test_mistake_softmax_twice():
+    """4. To give probabilities to a loss that wants logits: even the perfect answer is punished."""
+    perfect, target = torch.tensor([[0.0, 50.0, 0.0]]), torch.tensor([1])
+    yield answer('loss of the perfect answer: wrong, right', '0.55 0.00', [F.cross_entropy(t, target).item() for t in
+                                                                          (perfect.softmax(1), perfect)])
+
+@experiment
+def test_mistake_bias_before_norm():
+    """5. To leave a bias in front of a batch norm: parameters that never learn."""
+    sizes = [sum(p.numel() for p in normed_net(bias)[0].parameters()) for bias in (True, False)]
+    yield figure('parameters: wrong, right', '12297 12097', sizes)
+
+@experiment
+def test_mistake_view_for_permute():
+    """6. To take view for permute: the shape is right, the numbers have changed places."""
+    x = torch.arange(6).view(2, 3)
+    yield figure('[[0, 1, 2], [3, 4, 5]] by view(3, 2)', '[[0, 1], [2, 3], [4, 5]]', str(x.view(3, 2).tolist()))
+    yield figure('by permute(1, 0)', '[[0, 3], [1, 4], [2, 5]]', str(x.permute(1, 0).tolist()))
+
 if __name__ == '__main__':
     main()

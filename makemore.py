@@ -9,11 +9,10 @@ makemore: give it a text file with one thing per line, and it makes more things 
     python makemore.py -i shakespeare.txt --text               one long text, not one thing per line
     torchrun --standalone --nproc_per_node=2 makemore.py       several processes, the same steps
 
-All of it is in this file, to be read from the top and changed: models from counting letters to a GPT, in the order
-in which one would invent them, over one data set, one training loop, one sampler, one checkpoint format. Left out on
-purpose: configuration files, plug-ins, data loaders. A new model is one class.
+All of it is in this file, to be read from the top and changed; the models come in the order in which one would invent
+them. Left out on purpose: configuration files, plug-ins, data loaders. A new model is one class.
 """
-import argparse, contextlib, difflib, functools, io, itertools, json, math, os, random, re, signal, sys, time, typing
+import argparse, contextlib, difflib, functools, io, itertools, json, math, os, random, re, signal, sys, time, warnings
 from collections import namedtuple
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -85,7 +84,7 @@ def flag(name):
     return '--' + name.replace('_', '-')
 def check(name, value):
     """The value of a setting in its type and within its limits: check('n_head', '8') -> 8. Else a UserError."""
-    limits, kind = KNOBS[name].metadata, (typing.get_args(KNOBS[name].type) or (KNOBS[name].type,))[0]
+    limits, kind = KNOBS[name].metadata, getattr(KNOBS[name].type, '__args__', (KNOBS[name].type,))[0]
     if value in (None, 'none') and kind is not KNOBS[name].type:
         return None
     with contextlib.suppress(ValueError):
@@ -336,7 +335,7 @@ def read_lines(cfg):
         flat = torch.tensor([0] + [i for line in lines for i in words.encode(line) + [0]], dtype=torch.int32)
     ends = (flat == 0).nonzero().flatten()
     words.flat, words.lines, words.rows, words.left_out = flat, Items(ends[:-1], ends.diff()), rows, left_out
-    words.longest, words.density = int(words.lines.lengths.max()) - 1, len(flat) / (len(text) + 2)
+    words.longest, words.density = int(words.lines.lengths.max()) - 1, (len(flat) - 1) / (len(text) + 1)
     words.known = {'in train': prints[rows['train']], 'in dev or test': prints[torch.cat([rows['dev'], rows['test']])]}
     return words
 
@@ -1184,6 +1183,7 @@ def sample_run(typed, device):
 def main(argv=None):
     """Run a command line. Exit code 0: done, 1: the machine failed, 2: the user's input, 130 and 143: interrupted."""
     try:
+        warnings.showwarning = lambda message, *where: say(str(message))      # one line for the reader, as all else
         typed = parse(argv)
         with machine_for(Config(**typed)) as device:
             return (sample_run if typed.get('sample_only') else train_run)(typed, device) or 0

@@ -7,10 +7,16 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault('OMP_NUM_THREADS', '1')      # before torch is imported: tiny tensors and many threads do not go well
+os.environ.setdefault('OMP_NUM_THREADS', '1')      # before torch is imported: tiny tensors gain nothing from threads
 
 ROOT = Path(__file__).resolve().parents[1]
 Result = collections.namedtuple('Result', 'code out err')
+
+
+def pytest_addoption(parser):
+    """Here and not beside the lectures, as pytest looks for options only where it starts."""
+    parser.addoption('--long', action='store_true', help="also the lectures' runs of minutes")
+
 
 # A net so small that a step takes a millisecond; a type takes from it what it needs, so that it does for new ones too.
 SMALL = dict(n_layer=2, n_head=2, n_embd=16, n_hidden=16)

@@ -1,0 +1,166 @@
+"""One long text, tokens other than characters, several processes, and the look inside."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import makemore
+
+PLAY = ''.join(f'SPEAKER {"ABCDEFG"[i % 7]}:\nWhat is it that you {"say do hear see".split()[i % 4]}, good sir?\n\n'
+               for i in range(60))
+
+
+def run(tmp_path, *args, text=PLAY):
+    (tmp_path / 'play.txt').write_text(text, encoding='utf-8')
+    return makemore.main(['-i', str(tmp_path / 'play.txt'), '-o', str(tmp_path / 'out'), '--device', 'cpu', *args])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# One long text
+
+@pytest.mark.parametrize('kind', ['ngram', 'bigram', 'mlp', 'wavenet', 'gru', 'bow', 'transformer'])
+def test_a_text_trains_resumes_and_speaks(kind, tmp_path, capsys):
+    small = ['--n-embd', '8', '--n-hidden', '8'] if kind != 'ngram' else []
+    block = [] if kind == 'wavenet' else ['--block-size', '4' if kind == 'ngram' else '8']
+    assert run(tmp_path, '--text', '--type', kind, '--max-steps', '3', '--length', '20', *small, *block) == 0
+    result = json.loads((tmp_path / 'out' / 'result.json').read_text())
+    assert result['test'] is None and 0 < result['dev'] < 5
+    assert makemore.main(['--resume', '-o', str(tmp_path / 'out'), '--max-steps', '5']) == 0
+    capsys.readouterr()
+    assert makemore.main(['--sample-only', '-o', str(tmp_path / 'out'), '--prompt', 'SPEAKER', '--length', '30']) == 0
+    assert len(capsys.readouterr().out) == 30 + 1      # past the block size, character by character, and a line end
+
+
+def test_a_text_keeps_its_newlines_and_has_no_boundary():
+    cfg = makemore.settle(dict(text=True, type='bigram', input_file=os.devnull))
+    path = Path(__file__)
+    cfg.input_file = str(path)
+    words = makemore.read(cfg)
+    text = path.read_text(encoding='utf-8')
+    assert words.vocab_size == len(set(text)) and words.decode(words.flat.tolist()) == text
+    assert words.rows.keys() == {'train', 'dev', 'test'} and words.longest == int(0.9 * len(text))
+
+
+def test_a_text_is_trained_on_in_random_windows_and_judged_in_blocks(tmp_path):
+    (tmp_path / 'play.txt').write_text(PLAY, encoding='utf-8')
+    cfg = makemore.settle(dict(text=True, type='transformer', block_size=16, input_file=str(tmp_path / 'play.txt')))
+    words = makemore.read(cfg)
+    x, y, share = makemore.batch(words, cfg, 5)
+    assert share == 1 and x.shape == y.shape == (64, 16) and torch.equal(x[:, 1:], y[:, :-1])
+    assert torch.equal(x, makemore.batch(words, cfg, 5)[0]) and not torch.equal(x, makemore.batch(words, cfg, 6)[0])
+    train = words.decode(words.flat[:words.longest].tolist())
+    assert all(words.decode(row.tolist()) in train for row in x)
+    dev = words.splits['dev']
+    assert int(dev.lengths.sum()) == len(PLAY) - words.longest - 1 and set(dev.starts.diff().tolist()) == {16}
+
+
+def test_the_tokens_of_a_text_lie_in_the_folder(tmp_path):
+    assert run(tmp_path, '--text', '--type', 'bigram', '--max-steps', '1') == 0
+    assert (tmp_path / 'out' / 'tokens.bin').stat().st_size == len(PLAY)      # one byte each
+
+
+@pytest.mark.parametrize('text', ['', 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaa', 'ab'])
+def test_a_text_with_too_little_in_it_is_refused(text, tmp_path, capsys):
+    assert run(tmp_path, '--text', text=text) == 2
+    assert 'play.txt holds too little' in capsys.readouterr().err
+
+
+def test_tiny_shakespeare_as_the_lecture_has_it(tmp_path):
+    folder = os.environ.get('MAKEMORE_DATA')
+    if not folder:
+        pytest.skip('MAKEMORE_DATA does not say where the data is')
+    cfg = makemore.settle(dict(text=True, type='bigram', input_file=str(Path(folder) / 'tinyshakespeare.txt')))
+    words = makemore.read(cfg)
+    assert (words.vocab_size, len(words.flat), words.longest) == (65, 1115394, 1003854)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Byte-pair tokens
+
+@pytest.mark.parametrize('mode', [[], ['--text']])
+def test_byte_pairs_are_learned_saved_and_spoken(mode, tmp_path, capsys):
+    bpe = ['--tokenizer', 'bpe', '--vocab-size', '280']
+    assert run(tmp_path, '--type', 'bigram', '--max-steps', '3', *bpe, *mode) == 0
+    assert 'per character' in capsys.readouterr().out
+    model, words = makemore.load(tmp_path / 'out')
+    assert words.vocab_size == 280 + (not mode) and words.decode(words.encode('good sir')) == 'good sir'
+    assert makemore.main(['--sample-only', '-o', str(tmp_path / 'out'), '--num-samples', '3', '--prompt', 'Wh']) == 0
+    assert capsys.readouterr().out.startswith('Wh') == (not mode)
+
+
+def test_tokens_never_cross_a_line_and_the_loss_per_character_is_counted(tmp_path):
+    (tmp_path / 'names.txt').write_text('anna\nhanna\nhannah\nana\njohanna\n' * 4)
+    words = makemore.read(makemore.settle(dict(type='bigram', split='all', tokenizer='bpe', vocab_size=270,
+                                               input_file=str(tmp_path / 'names.txt'))))
+    pieces = words.flat.tolist()
+    assert words.decode(pieces) == 'annahannahannahanajohanna' * 4 and pieces.count(0) == 20 + 1
+    characters = 4 * sum(len(name) + 1 for name in ('anna', 'hanna', 'hannah', 'ana', 'johanna'))
+    assert words.density == (len(pieces) - 1) / characters
+
+
+def test_fewer_pairs_than_wanted_are_said_in_one_line(tmp_path, capsys):
+    assert run(tmp_path, '--tokenizer', 'bpe', '--type', 'bigram', '--max-steps', '1', text='anna\nhanna\n') == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if 'no pair is left' in line] and not any('Warning' in line for line in lines)
+
+
+def test_a_saved_tokenizer_can_be_used(tmp_path):
+    from tokenizer import Tokenizer
+    Tokenizer().train(PLAY, 300).save(tmp_path / 'tok.json')
+    assert run(tmp_path, '--tokenizer', str(tmp_path / 'tok.json'), '--type', 'bigram', '--max-steps', '1') == 0
+    assert makemore.load(tmp_path / 'out')[1].vocab_size == 301
+    assert run(tmp_path, '--tokenizer', str(tmp_path / 'play.txt'), '--type', 'bigram', '--overwrite') == 2
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Inside the net
+
+def test_diagnosis_sees_every_kind_of_non_linearity(tmp_path, capsys):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    for kind in ('bn-mlp', 'lstm', 'transformer'):
+        assert run(tmp_path, '--type', kind, '--max-steps', '2', '--diagnose', '1', '--n-embd', '8', '--overwrite') == 0
+        table = capsys.readouterr().err
+        assert 'saturated' in table and 'dead neurons' in table and 'update:data 10**' in table
+    events = EventAccumulator(str(tmp_path / 'out'), size_guidance=dict(images=0)).Reload()
+    tags = events.Tags()
+    assert any(name.startswith('saturated/') for name in tags['images'])
+    assert {name.split('/')[0] for name in tags['histograms']} >= {'activation', 'pre-activation', 'gradient'}
+    assert any(name.startswith('grad to data/') for name in tags['scalars'])
+
+
+def test_diagnosis_changes_nothing(tmp_path):
+    for folder, more in (('a', []), ('b', ['--diagnose', '1'])):
+        (tmp_path / folder).mkdir()
+        assert run(tmp_path / folder, '--type', 'bn-mlp', '--max-steps', '3', *more) == 0
+    a, b = (torch.load(tmp_path / f / 'out' / 'last.pt', weights_only=True)['model'] for f in 'ab')
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Several processes
+
+@pytest.mark.parametrize('kind', ['gru', 'transformer'])
+def test_two_ranks_take_the_steps_of_one_process(kind, names, tmp_path):
+    """Each rank's loss counts by its share of the targets: without that the two differ by 3e-3.
+
+    The bias of the keys is left out: it adds the same to all scores, softmax cancels it, its gradient is rounding noise
+    alone, and AdamW makes full steps of noise. It has no effect on anything.
+    """
+    weights = []
+    for ranks in (1, 2):
+        out = tmp_path / str(ranks)
+        subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={ranks}',
+                        makemore.__file__, '-i', str(names), '-o', str(out), '--type', kind, '--dropout', '0',
+                        '-b', '16', '--max-steps', '20', '--n-embd', '16', '--n-hidden', '16', '--device', 'cpu'],
+                       check=True, capture_output=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
+        weights.append(torch.load(out / 'last.pt', weights_only=True)['model'])
+        assert json.loads((out / 'result.json').read_text())['steps'] == 20
+    for name, one in weights[0].items():
+        apart = (one - weights[1][name]).abs()
+        if name.endswith('qkv.bias'):
+            apart[16:32] = 0
+        assert apart.max() < 1e-5, name

@@ -75,7 +75,7 @@ class Config:
     top_p: float | None = draws(None, 'draw among the likeliest that make up this probability', least=1e-9, most=1)
     new_only: bool = draws(False, 'only samples that stand nowhere in the data, and none twice')
     device: str = machine('auto', 'auto, cpu, cuda, cuda:N or mps')
-    threads: int | None = machine(None, 'threads of the CPU (default: what suits the model)', least=1, most=512)
+    threads: int | None = machine(None, 'threads of the CPU (default: 1, the fastest for a small model)', least=1, most=512)
     compile: bool = machine(False, 'torch.compile the model, which pays on a GPU')
     num_workers: int | None = machine(None, 'accepted for old commands; there are no data workers', '-n')
 
@@ -617,7 +617,7 @@ class FlattenConsecutive(nn.Module):
         N, T, C = x.shape
         return x.reshape(N, T // 2, 2 * C).squeeze(1)
 
-@register('wavenet', n_layer=3, n_embd=24, n_hidden=128, learning_rate=5e-3, dropout=0.03, max_steps=7000)
+@register('wavenet', n_layer=3, n_embd=24, n_hidden=128, learning_rate=5e-3, dropout=0.03, max_steps=6500)
 class WaveNet(WindowModel):
     """a tree that joins neighbours, then neighbours of neighbours (van den Oord 2016)"""
     def __init__(self, cfg, vocab_size):
@@ -674,7 +674,7 @@ class RNN(Recurrent):
     def step(self, x, h2, h):
         return [self.tanh(x + h2)]
 
-@register('gru', n_embd=64, n_hidden=128, learning_rate=3e-3, dropout=0.15, max_steps=8000)
+@register('gru', n_embd=64, n_hidden=128, learning_rate=3e-3, dropout=0.15, max_steps=7500)
 class GRU(Recurrent):
     """an rnn with gates that decide what to keep (Cho 2014)"""
     gates = 3

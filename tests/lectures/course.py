@@ -25,6 +25,7 @@ import makemore
 
 torch.set_num_threads(1)
 PAGE, RESULTS = Path(__file__).with_name('README.md'), Path(__file__).with_name('results.json')
+COLUMNS = 'what', 'lecture', 'here', 'verdict'
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Rows: a figure, ours beside it, and whether they agree
@@ -54,7 +55,8 @@ def figure(what, lecture, here, within=None, published=True):
         wanted = NUMBER.findall(lecture)
         gaps = [abs(float(ours) - float(theirs)) for ours, theirs in zip(values, wanted, strict=True)]
         text = digits(lecture, values)
-        ok = all(gap <= max(within or 1e-4 * min(1, abs(float(n))), 0.501 * last_digit(n)) for gap, n in zip(gaps, wanted))
+        ok = all(gap <= max(within or 1e-4 * min(1, abs(float(number))), 0.501 * last_digit(number))
+                 for gap, number in zip(gaps, wanted))
         verdict = 'exact' if text == lecture else f'off by {max(gaps):.0e}'
     else:
         ok, text, verdict = lecture == here, show(here), 'exact'
@@ -121,13 +123,13 @@ def report(function, lecture, write):
     try:
         for row in function.rows():
             rows.append(row)
-            print(*(row[column] for column in ('what', 'lecture', 'here', 'verdict')), sep=' | ', flush=True)
+            print(*(row[column] for column in COLUMNS), sep=' | ', flush=True)
     except pytest.skip.Exception as reason:
         print(f'{function.__name__} | | | not run here: {reason}')
         return True
     if write:
         stored = json.loads(RESULTS.read_text(encoding='utf-8')) if RESULTS.exists() else {}
-        kept = [{column: row[column] for column in ('what', 'lecture', 'here', 'verdict')} for row in rows]
+        kept = [{column: row[column] for column in COLUMNS} for row in rows]
         stored.setdefault(lecture, {})[function.__name__] = kept
         RESULTS.write_text(json.dumps(stored, indent=1, ensure_ascii=False, sort_keys=True) + '\n', encoding='utf-8')
         PAGE.write_text(page(PAGE.read_text(encoding='utf-8'), stored), encoding='utf-8')
@@ -146,7 +148,8 @@ def table(lecture, results):
     for f in experiments(module):
         lines.append(f'| **{question(f)}**{" (`--long`)" if f.long else ""} | | | |')
         for row in results.get(f.__name__, [dict(what=f.__name__, lecture='', here='', verdict='not run here')]):
-            lines.append('| ' + ' | '.join(str(row[c]).replace('|', '\\|') for c in ('what', 'lecture', 'here', 'verdict')) + ' |')
+            cells = (row[column].replace('|', '\\|') for column in COLUMNS)
+            lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines) + '\n'
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -200,7 +203,7 @@ def descend(net, X, Y, steps, generator=None, drop_at=100000, title='', watch=No
         loss.backward()
         rate = 0.1 if i < drop_at else 0.01
         for p in parameters:
-            p.data += -rate * p.grad      # not add_(grad, alpha=-rate), which rounds once where the lecture rounds twice
+            p.data += -rate * p.grad      # add_(grad, alpha=-rate) would round once where the lecture rounds twice
         losses.append(loss.item())
         if watch:
             watch(i, rate)
@@ -213,6 +216,9 @@ def loss_of(net, X, Y):
     loss = F.cross_entropy(net(X), Y).item()
     net.train()
     return loss
+
+def losses_of(net, model, words, splits=('train', 'dev')):
+    return [loss_of(net, *dataset(model, words, split)) for split in splits]
 
 @torch.no_grad()
 def names(net, words, block_size, n=20, generator=None):

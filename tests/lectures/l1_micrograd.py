@@ -24,8 +24,8 @@ def test_one_input():
     """How steep is 3x^2 - 4x + 5?"""
     yield figure('f(3)', '20.0', parabola(3.0))
     x, h = 2 / 3, 0.000001
-    yield figure('slope at 2/3, by a small step: it is flat there', '2.999378523327323e-06', (parabola(x + h) - parabola(x)) / h,
-                 within=1e-9)
+    slope = (parabola(x + h) - parabola(x)) / h
+    yield figure('slope at 2/3, by a small step: it is flat there', '2.999378523327323e-06', slope, within=1e-9)
     x = Value(2 / 3)
     parabola(x).backward()
     yield answer("slope at 2/3, by micrograd", '0.0', x.grad)
@@ -69,7 +69,8 @@ def test_first_backprop():
     L.backward()
     yield figure('L', '-8.0', L.data)
     yield figure('gradients of a, b, c, f', '6.0 -4.0 -2.0 4.0', [v.grad for v in leaves])
-    yield claim('small steps agree', gradcheck(lambda a, b, c, f: (a * b + c) * f, *(v.data for v in leaves)).error < 1e-6)
+    check = gradcheck(lambda a, b, c, f: (a * b + c) * f, *(v.data for v in leaves))
+    yield claim('small steps agree', check.error < 1e-6)
     moved = [v.data + 0.01 * v.grad for v in leaves]
     yield figure('L after a little step along the gradient', '-7.286496', (moved[0] * moved[1] + moved[2]) * moved[3])
 
@@ -105,7 +106,7 @@ def test_neuron():
 def test_neuron_in_torch():
     """The same in PyTorch."""
     x1, x2, w1, w2 = (torch.tensor([x], dtype=torch.float64, requires_grad=True) for x in (2.0, 0.0, -3.0, 1.0))
-    bias = torch.tensor([6.8813735870195432], dtype=torch.float32).double()      # the lecture's went through single precision
+    bias = torch.tensor([6.8813735870195432]).double()      # the lecture's went through single precision
     o = torch.tanh(x1 * w1 + x2 * w2 + bias)
     o.backward()
     yield figure('output', '0.7071066904050358', o.item())
@@ -194,7 +195,8 @@ def test_four_examples():
     losses = fit(model, 20)
     yield claim('it falls in each of 20 steps', all(b < a for a, b in zip(losses, losses[1:])))
     fit(model, 180)
-    yield claim('after 200 every answer is within 0.1 of its target', all(abs(model(x).data - y) < 0.1 for x, y in zip(XS, YS)))
+    gaps = [abs(model(x).data - y) for x, y in zip(XS, YS)]
+    yield claim('after 200 every answer is within 0.1 of its target', max(gaps) < 0.1)
 
 @experiment
 def test_forgotten_zero_grad():
@@ -206,8 +208,9 @@ def test_forgotten_zero_grad():
     again = small_net()
     fit(again, 1)
     fit(again, 1)
-    yield claim('the second gradient has the first one in it', all(
-        math.isclose(p.grad, old + new.grad, abs_tol=1e-12) for p, old, new in zip(model.parameters(), once, again.parameters())))
+    sums = [old + new.grad for old, new in zip(once, again.parameters())]
+    yield claim('the second gradient has the first one in it',
+                all(math.isclose(p.grad, total, abs_tol=1e-12) for p, total in zip(model.parameters(), sums)))
 
 @experiment
 def test_softmax_exercise():
@@ -219,7 +222,8 @@ def test_softmax_exercise():
     yield figure('gradients', '0.0417725705 0.8390245075 0.0056533027 -0.8864503806', [x.grad for x in logits])
     x = torch.tensor([[v.data for v in logits]], dtype=torch.float64, requires_grad=True)
     torch.nn.functional.cross_entropy(x, torch.tensor([3])).backward()
-    yield claim("torch's are the same to 1e-15", max(abs(a - v.grad) for a, v in zip(x.grad[0].tolist(), logits)) < 1e-15)
+    gaps = [abs(grad - v.grad) for grad, v in zip(x.grad[0].tolist(), logits)]
+    yield claim("torch's are the same to 1e-15", max(gaps) < 1e-15)
 
 @experiment
 def test_moons():
@@ -248,8 +252,8 @@ def by_micrograd(model, X, Y):
     """
     table, *linears = (m for m in model.net if isinstance(m, (torch.nn.Embedding, torch.nn.Linear)))
     n, net = linears[0].in_features, MLP(linears[0].in_features, [m.out_features for m in linears], act='tanh')
-    numbers = [torch.cat([m.weight, m.bias[:, None]], 1).flatten().tolist() for m in linears]      # weights, then the bias
-    for p, x in zip(net.parameters(), sum(numbers, [])):
+    neurons = [torch.cat([m.weight, m.bias[:, None]], 1) for m in linears]      # of each the weights, then the bias
+    for p, x in zip(net.parameters(), torch.cat([n.flatten() for n in neurons]).tolist()):
         p.data = x
     rows = torch.cat([table(X).flatten(1), torch.nn.functional.one_hot(Y, 27)], 1).tolist()
     f = trace(lambda *row: cross_entropy(net(row[:n]), row[n:]), net.parameters(), rows[0])

@@ -6,8 +6,8 @@ and what is learned about one letter then holds for its neighbours too. The net 
 import functools
 import math
 
-from course import (G, answer, build, claim, dataset, descend, draw_weights, experiment, figure, loss_of, main, names,
-                    read)
+from course import (G, answer, build, claim, dataset, descend, draw_weights, experiment, figure, losses_of, main,
+                    names)
 
 import torch
 import torch.nn as nn
@@ -139,7 +139,7 @@ def lecture_net():
 def test_beat_the_bigram():
     """Exercise 1: beat 2.2 on dev."""
     model, words, losses = lecture_net()
-    train, dev = (loss_of(model.net, *dataset(model, words, split)) for split in ('train', 'dev'))
+    train, dev = losses_of(model.net, model, words)
     yield figure('parameters', 11897, sum(p.numel() for p in model.parameters()))
     yield figure('train, dev (unseeded there)', '2.1260 / 2.1701', [train, dev], within=0.01)
     yield claim('under 2.2', dev < 2.2)
@@ -172,7 +172,7 @@ def test_embedding_picture():
     points = model.net[0].weight.detach()
     print(scatter(points, '.' + words.symbols))
     yield figure('parameters', 10281, sum(p.numel() for p in model.parameters()))
-    yield answer('dev', '2.22', loss_of(model.net, *dataset(model, words, 'dev')), within=0.05)
+    yield answer('dev', '2.22', *losses_of(model.net, model, words, ['dev']), within=0.05)
     distances = torch.cdist(points, points)
     vowels = [words.index[letter] for letter in 'aeiou']
     among = distances[vowels][:, vowels].sum() / 20
@@ -185,7 +185,7 @@ def test_tuned_start():
     """Exercise 2: which loss does a net have that knows nothing, and does makemore's start there?"""
     yield figure('all letters alike', '3.2958', math.log(27))
     model, words = build('mlp', block_size=3)
-    yield answer("makemore's mlp", '3.30', loss_of(model.net, *dataset(model, words, 'dev')), within=0.05)
+    yield answer("makemore's mlp", '3.30', *losses_of(model.net, model, words, ['dev']), within=0.05)
 
 class Direct(nn.Module):
     """A head that also sees the embeddings themselves, past the hidden layer."""
@@ -205,7 +205,7 @@ def test_direct_connections():
     net = nn.Sequential(embed, view, Direct(nn.Sequential(*hidden), head, 30))
     descend(net, *dataset(model, words, 'train'), 200_000, generator, title='direct connections')
     yield answer('train, dev; without them lecture 4 has 2.0377 / 2.1070', '2.04 / 2.11',
-                 [loss_of(net, *dataset(model, words, split)) for split in ('train', 'dev')], within=0.02)
+                 losses_of(net, model, words), within=0.02)
 
 if __name__ == '__main__':
     main()

@@ -6,9 +6,9 @@ afterwards. Then batch normalization makes the mending unnecessary, and a deep n
 import functools
 import math
 
-from course import (G, answer, build, claim, dataset, descend, draw_weights, experiment, figure, loss_of, main, names,
-                    read)
-from l6_wavenet import LectureNorm, with_norm
+from course import (G, answer, build, claim, dataset, descend, draw_weights, experiment, figure, loss_of, losses_of,
+                    main, names, read)
+from l6_wavenet import with_norm
 
 import torch
 import torch.nn as nn
@@ -45,7 +45,7 @@ def test_first_loss():
 
 @experiment
 def test_saturation():
-    """How much of the hidden layer sits in the flat ends of tanh, where gradients die? (|h| > 0.99; white in the picture)"""
+    """How much of the hidden layer sits in the flat ends of tanh, where gradients die? (white: |h| > 0.99)"""
     for stage, most in {'original': '60.95', 'tanh fixed': '0.98', 'kaiming': '8.14'}.items():
         _, h = looked_at(stage)
         white = h.abs() > 0.99
@@ -55,7 +55,7 @@ def test_saturation():
 def trained(stage):
     net, generator, model, words = net_of(*STAGES[stage])
     descend(net, *dataset(model, words, 'train'), 200_000, generator, title=stage)
-    return [loss_of(net, *dataset(model, words, split)) for split in ('train', 'dev')]
+    return losses_of(net, model, words)
 
 @experiment(long=True)
 def test_original():
@@ -106,8 +106,8 @@ def test_batch_norm():
     yield figure('parameters', 12097, sum(p.numel() for p in net.parameters()))
     yield figure('first loss', '3.3239', losses[0])
     yield figure('train, dev', '2.0674145221710205 / 2.1056840419769287',
-                 [loss_of(net, *dataset(model, words, split)) for split in ('train', 'dev')])
-    X, Y = dataset(model, words, 'train')
+                 losses_of(net, model, words))
+    X, _ = dataset(model, words, 'train')
     mean, std = (t(net[:3](X).detach(), 0) for t in (torch.mean, torch.std))
     gap = max((mean - net[3].running_mean).abs().max().item(), (std - net[3].running_var).abs().max().item())
     yield claim('running statistics are within 0.1 of those over the whole training set', gap < 0.1)
@@ -137,7 +137,8 @@ def test_norm_behind_a_matrix():
     out = (pre - pre.mean()) / torch.sqrt(pre.var() + 1e-5)
     (out @ torch.randn(1000, generator=generator)).backward()
     yield figure('output', '1.0', out.std().item())
-    yield figure('backward: before the norm, matrix, input', '0.031543977558612823, 0.031169468536973, 0.9953052997589111',
+    yield figure('backward: before the norm, matrix, input',
+                 '0.031543977558612823, 0.031169468536973, 0.9953052997589111',
                  [t.grad.std().item() for t in (pre, w, x)])
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ def watch_tanh(net):
 
 @functools.cache
 def deep_net():
-    """1,001 steps, as far as the lecture lets it run; what was seen in the last, and all updates relative to the data."""
+    """1,001 steps, as many as the lecture lets it take; what was seen in the last, and all updates over the data."""
     model, words = build('bn-mlp', block_size=3, n_layer=6, n_embd=10, n_hidden=100)
     net, outs, moves = draw_weights(with_norm(model.net), generator := G()), watch_tanh(model.net), []
     matrices = [p for p in net.parameters() if p.ndim == 2]
@@ -172,7 +173,7 @@ def test_deep_net():
     yield figure('parameters', 47024, sum(p.numel() for p in model.parameters()))
     yield figure('first loss', '3.2870', losses[0])
     yield figure('after 1,001 steps: train, dev', '2.4002976417541504 / 2.3982467651367188',
-                 [loss_of(model.net, *dataset(model, words, split)) for split in ('train', 'dev')])
+                 losses_of(model.net, model, words))
     made = names(model.net, words, 3, generator=G(2147483647 + 10)).split()
     yield figure('names drawn, the first five', 'carpah. qarlileif. jmrix. thty. sacansa.', ' '.join(made[:5]))
     yield figure('and the twentieth', 'gtleley.', made[-1])
@@ -183,13 +184,14 @@ def test_deep_statistics():
     *_, outs, matrices, moves = deep_net()
     yield figure('% of tanh beyond 0.97', '2.78 2.56 2.25 1.69 1.88',
                  [100 * (out.abs() > 0.97).float().mean().item() for out in outs])
-    yield figure('gradient of the activations, deviation', '2.640702e-03 2.245584e-03 2.045742e-03 1.983134e-03 1.952382e-03',
+    yield figure('gradient of the activations, deviation',
+                 '2.640702e-03 2.245584e-03 2.045742e-03 1.983134e-03 1.952382e-03',
                  [out.grad.std().item() for out in outs])
     yield figure('gradient over data, per matrix', '8.012630e-03 4.881091e-02 6.964619e-02 6.073741e-02 5.631483e-02 '
                  '5.570125e-02 1.160106e-01', [(p.grad.std() / p.std()).item() for p in matrices])
     usual = torch.tensor(moves[500:]).median(0).values
-    yield answer('log10 of update over data, second half, per matrix; -3 is the guide', '-3.1 -2.3 -2.1 -2.2 -2.2 -2.3 -2.0',
-                 usual.tolist(), within=0.1)
+    yield answer('log10 of update over data, second half, per matrix; -3 is the guide',
+                 '-3.1 -2.3 -2.1 -2.2 -2.2 -2.3 -2.0', usual.tolist(), within=0.1)
 
 def plain_stack(gain, bend):
     """Five layers of 100 and a head, no norm: the deviation of each layer's output, and the share beyond 0.97."""
@@ -214,7 +216,7 @@ def test_gains():
         yield answer(f'gain {gain}: deviation in the first and the fifth layer', deviations, [std[0], std[-1]])
     for gain, shares in {5 / 3: '20.25 6.12', 3: '47.66 42.41'}.items():
         _, _, _, flat = plain_stack(gain, nn.Tanh)
-        yield answer(f'gain {gain:.3g}: % beyond 0.97 in the first and the fifth layer', shares, [flat[0], flat[-1]], within=0.05)
+        yield answer(f'gain {gain:.3g}: % beyond 0.97, first and fifth layer', shares, [flat[0], flat[-1]], 0.05)
 
 @experiment
 def test_no_bend():
@@ -238,8 +240,8 @@ def test_all_zero():
     yield figure('first loss', '3.2958', losses[0])
     moved = [p for p in model.parameters() if p.abs().sum() > 0]
     yield claim('only the 27 biases of the last layer have moved', [p.shape for p in moved] == [(27,)])
-    yield answer('dev: how often each letter comes is all it knows', '2.8218', loss_of(model.net, *dataset(model, words, 'dev')),
-                 within=0.01)
+    dev, = losses_of(model.net, model, words, ['dev'])
+    yield answer('dev: how often each letter comes is all it knows', '2.8218', dev, within=0.01)
 
 @torch.no_grad()
 def fold(net):
@@ -323,7 +325,8 @@ def test_mistake_no_eval():
     model, words, *_ = deep_net()
     X, Y = dataset(model, words, 'dev')
     wrong = sum(F.cross_entropy(model.net(x), y).item() for x, y in zip(X[:3200].split(2), Y[:3200].split(2))) / 1600
-    yield answer('dev in batches of 2: wrong, right', '2.77 2.45', [wrong, loss_of(model.net, X[:3200], Y[:3200])], within=0.02)
+    right = loss_of(model.net, X[:3200], Y[:3200])
+    yield answer('dev in batches of 2: wrong, right', '2.77 2.45', [wrong, right], within=0.02)
 
 @experiment
 def test_mistake_no_zero_grad():

@@ -6,7 +6,7 @@ Then whole groups of steps shrink to a line, and with those lines, which are mak
 import functools
 from types import SimpleNamespace
 
-from course import G, answer, build, claim, dataset, draw_weights, experiment, figure, loss_of, main
+from course import G, answer, build, claim, dataset, draw_weights, experiment, figure, losses_of, main
 from l6_wavenet import LectureNorm
 
 import torch
@@ -156,7 +156,7 @@ def by_hand(net, X, Y):
     outs = [X]
     for layer in net:
         outs.append(layer(outs[-1]))
-    d = (outs[-1].softmax(-1) - F.one_hot(Y, outs[-1].size(-1))) / len(Y)      # softmax and cross-entropy are one subtraction
+    d = (outs[-1].softmax(-1) - F.one_hot(Y, outs[-1].size(-1))) / len(Y)      # softmax and log: one subtraction
     for layer, before, after in zip(reversed(net), outs[-2::-1], outs[:0:-1]):
         d = BACK[type(layer)](layer, before, after, d)
     return F.cross_entropy(outs[-1], Y)
@@ -167,7 +167,8 @@ def test_cross_entropy_in_one_line():
     _, v, _, Y, truth = lecture_batch()
     logits = v.logits.detach()
     d = (logits.softmax(1) - F.one_hot(Y, 27)) / len(Y)
-    yield figure('loss of F.cross_entropy against the steps', '2.38e-07', abs(F.cross_entropy(logits, Y) - v.loss).item(), 1e-6)
+    gap = abs(F.cross_entropy(logits, Y) - v.loss).item()
+    yield figure('loss of F.cross_entropy against the steps', '2.38e-07', gap, within=1e-6)
     yield figure('largest difference', '5.12e-09', (d - truth['logits']).abs().max().item(), within=1e-8)
     yield claim('every row of the gradient sums to 0: as much push as pull', d.sum(1).abs().max() < 1e-8)
     yield claim('the right letter is pulled up, all others are pushed down', (d < 0).equal(F.one_hot(Y, 27) > 0))
@@ -193,7 +194,8 @@ def test_bessel():
         right, = torch.autograd.grad(outs[-1], x, truth['hpreact'])
         with torch.no_grad():
             gaps += [(BACK[rule](m, x, None, truth['hpreact']) - right).abs().max().item() for rule in (kind, other)]
-    yield answer('batch of 32: one norm is larger than the other by a factor of', '1.0160', (outs[0] / outs[1]).mean().item())
+    factor = (outs[0] / outs[1]).mean().item()
+    yield answer('batch of 32: one norm is larger than the other by a factor of', '1.0160', factor)
     yield claim('each has its own gradient', max(gaps[0], gaps[2]) < 2e-9 < 1e-5 < min(gaps[1], gaps[3]))
     yield claim("makemore's is torch's", torch.allclose(outs[0], nn.BatchNorm1d(64)(x), atol=1e-6))
 
@@ -208,7 +210,8 @@ def compare(named, right):
     """The lecture's cmp, for every parameter: is its gradient exact, is it about right, how far is it off?"""
     good = True
     for (name, p), g in zip(named, right):
-        exact, close, gap = torch.equal(p.grad, g), torch.allclose(p.grad, g, rtol=1e-4, atol=1e-7), (p.grad - g).abs().max()
+        exact, close = torch.equal(p.grad, g), torch.allclose(p.grad, g, rtol=1e-4, atol=1e-7)
+        gap = (p.grad - g).abs().max()
         print(f'{name:20} | exact: {exact!s:5} | approximate: {close!s:5} | maxdiff: {gap:.3g}')
         good = good and close
     return good
@@ -244,7 +247,7 @@ def test_training_by_hand():
         hprebn = net[:3](X)      # the lecture measures with mean and variance of the whole training set
         net[3].running_mean, net[3].running_var = hprebn.mean(0), hprebn.var(0)
     yield figure('train, dev (unseeded there)', '2.070523500442505 / 2.109893560409546',
-                 [loss_of(net, *data) for data in ((X, Y), dataset(model, words, 'dev'))], within=0.01)
+                 losses_of(net, model, words), within=0.01)
 
 if __name__ == '__main__':
     main()

@@ -5,8 +5,8 @@ a tree that sees as far and learns better. Along the way a batch norm is wrong, 
 """
 import warnings
 
-from course import (G, answer, build, claim, dataset, descend, draw_weights, experiment, figure, loss_of, main, names,
-                    read)
+from course import (G, answer, build, claim, dataset, descend, draw_weights, experiment, figure, losses_of, main,
+                    names, read)
 
 import torch
 import torch.nn as nn
@@ -14,7 +14,7 @@ import torch.nn as nn
 import makemore
 
 class LectureNorm(makemore.BatchNorm1d):
-    """makemore's norm divides by the variance of the batch, as torch does; the lecture's by that of a sample (n - 1)."""
+    """makemore's norm divides by the variance over n, as torch does; the lecture's by that over n - 1."""
     dims = {2: (0,), 3: (0, 1)}
     def forward(self, x):
         mean, var = self.running_mean, self.running_var
@@ -55,7 +55,7 @@ def trained(model, words, title, kind=LectureNorm):
     """200,000 steps: the number of parameters, the losses of all steps, those on train and dev."""
     net = lecture_weights(model, kind).net
     losses = descend(net, *dataset(model, words, 'train'), 200_000, None, 150_000, title)
-    return sum(p.numel() for p in net.parameters()), losses, [loss_of(net, *dataset(model, words, s)) for s in ('train', 'dev')]
+    return sum(p.numel() for p in net.parameters()), losses, losses_of(net, model, words)
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The tree, and the norm that was wrong in it
@@ -125,7 +125,8 @@ def test_convolution():
     lecture_weights(model, makemore.BatchNorm1d).eval()
     word = torch.tensor([[0] + words.encode('diondre')])
     one_by_one = torch.stack([model.net(window[None])[0] for window in model.windows(word)[0]])
-    yield claim('diondre, letter by letter and at once, to 1e-5', torch.allclose(one_by_one, model.logits(word)[0], atol=1e-5))
+    at_once = model.logits(word)[0]
+    yield claim('diondre, letter by letter and at once, to 1e-5', torch.allclose(one_by_one, at_once, atol=1e-5))
 
 @experiment
 def test_causal():

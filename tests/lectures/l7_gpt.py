@@ -21,7 +21,8 @@ import makemore
 @functools.cache
 def shakespeare(kind='transformer', block_size=8, **typed):
     """Settings and words of the text, as --text reads it."""
-    return read(input_file=str(shared_data('tinyshakespeare.txt')), text=True, type=kind, block_size=block_size, **typed)
+    path = str(shared_data('tinyshakespeare.txt'))
+    return read(input_file=path, text=True, type=kind, block_size=block_size, **typed)
 
 def dev_loss(model, words):
     """Over the whole dev part, cut into blocks."""
@@ -51,7 +52,8 @@ def test_data():
     yield figure('characters, of how many kinds', '1115394 65', [len(words.flat), words.vocab_size])
     yield figure('train, dev', '1003854 111540', [words.longest, len(words.flat) - words.longest])
     torch.manual_seed(1337)
-    yield figure("the lecture's first four places", '76049 234249 934904 560986', torch.randint(words.longest - 8, (4,)).tolist())
+    places = torch.randint(words.longest - 8, (4,)).tolist()
+    yield figure("the lecture's first four places", '76049 234249 934904 560986', places)
 
 @experiment
 def test_bigram():
@@ -65,13 +67,14 @@ def test_bigram():
     model.table = nn.Embedding(65, 65)
     yield figure('all characters alike', '4.1744', math.log(65))
     yield figure('first loss', '4.878634929656982', model(x, y).item())
-    yield figure('dev after 3,000 steps', '2.49', dev_loss(train(model, words, cfg, 3000, 1e-2, 'bigram'), words), within=0.01)
+    train(model, words, cfg, 3000, 1e-2, 'bigram')
+    yield figure('dev after 3,000 steps', '2.49', dev_loss(model, words), within=0.01)
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Attention
 @experiment
 def test_four_averages():
-    """Four ways to the mean of all that came before: a loop, a matrix, a softmax of nothing, attention that is indifferent."""
+    """Four ways to the mean of all before: a loop, a matrix, a softmax of nothing, attention that does not care."""
     torch.manual_seed(1337)
     x = torch.randn(4, 8, 2)
     loop = torch.stack([torch.stack([row[:t + 1].mean(0) for t in range(8)]) for row in x])
@@ -90,7 +93,8 @@ def test_scaling():
     torch.manual_seed(1337)
     k, q = torch.randn(4, 8, 16), torch.randn(4, 8, 16)
     scores = q @ k.transpose(1, 2)
-    yield answer('variance of the scores, as they are and divided', '18.44 1.15', [scores.var().item(), (scores / 4).var().item()])
+    spread = [(scores / divisor).var().item() for divisor in (1, 4)]
+    yield answer('variance of the scores, as they are and divided', '18.44 1.15', spread)
     few = torch.tensor([0.1, -0.2, 0.3, -0.2, 0.5])
     yield answer('the largest share of five, as they are and eight times as large', '0.29 0.80',
                  [few.softmax(0).max().item(), (8 * few).softmax(0).max().item()], within=0.01)
@@ -110,8 +114,8 @@ def test_heads_as_one():
         query, key, value = (x @ w[h] + b[h] for w, b in zip((q, k, v), biases))
         scores = (query @ key.transpose(1, 2) / 8**0.5).masked_fill(torch.ones(8, 8).tril() == 0, -math.inf)
         heads.append(scores.softmax(-1) @ value)
-    yield claim("makemore's attention, to 1e-6", torch.allclose(layer.out(torch.cat(heads, -1)), layer.attention(x, None, None),
-                                                                atol=1e-6))
+    together = layer.attention(x, None, None)
+    yield claim("makemore's attention, to 1e-6", torch.allclose(layer.out(torch.cat(heads, -1)), together, atol=1e-6))
 
 @experiment
 def test_mask():
@@ -168,8 +172,8 @@ def test_stages():
 def test_small_gpt():
     """And makemore's transformer, at the size that nanoGPT has for a laptop: 4 blocks, 128 channels, 64 characters?"""
     with tempfile.TemporaryDirectory() as folder:
-        code = makemore.main(f'-i {shared_data("tinyshakespeare.txt")} --text --type transformer --block-size 64 --n-layer 4 '
-                             f'--n-head 4 --n-embd 128 --dropout 0 -b 12 --max-steps 2000 -l 2e-3 -o {folder}'.split())
+        how = '--text --block-size 64 --n-embd 128 --dropout 0 -b 12 --max-steps 2000'.split()
+        code = makemore.main(['-i', str(shared_data('tinyshakespeare.txt')), '-o', folder, *how])
         result = json.loads(Path(folder, 'result.json').read_text())
     yield claim('it runs', code == 0)
     yield figure('dev after 2,000 steps', '1.88', result['dev'], within=0.1)

@@ -59,8 +59,8 @@ def test_step_one():
     yield figure('with the pair merged', '4 3 4', numbers(merge([1, 2, 3, 1, 2], (1, 2), 4)))
     basic = Tokenizer(None).train(WIKIPEDIA, 256 + 3)
     yield figure('aaabdaaabac after three merges', '258 100 258 97 99', numbers(basic.encode(WIKIPEDIA)))
-    yield claim('the slow way of the lecture agrees', encode_naive(WIKIPEDIA.encode(), train_naive([WIKIPEDIA.encode()], 3))
-                == basic.encode(WIKIPEDIA))
+    slow = encode_naive(WIKIPEDIA.encode(), train_naive([WIKIPEDIA.encode()], 3))
+    yield claim('the slow way of the lecture agrees', slow == basic.encode(WIKIPEDIA))
     yield claim('decoding gives the text back', basic.decode(basic.encode(WIKIPEDIA)) == WIKIPEDIA)
 
 @experiment
@@ -88,7 +88,8 @@ def test_step_two_on_names():
 def test_step_three():
     """GPT-4's own vocabulary: do the ids come out?"""
     tok = gpt('gpt4')
-    yield figure('hello123!!!? (annyeonghaseyo!) and a wink', '15339 4513 12340 30 320 31495 230 75265 243 92245 16715 57037',
+    yield figure('hello123!!!? (annyeonghaseyo!) and a wink',
+                 '15339 4513 12340 30 320 31495 230 75265 243 92245 16715 57037',
                  numbers(tok.encode(f'hello123!!!? ({KOREAN}!) 😉')))
     yield figure('the exercise sheet', '15339 1917 12340 30 320 31495 230 75265 243 92245 16715 28509 4513 57037',
                  numbers(tok.encode(f'hello world!!!? ({KOREAN}!) lol123 😉')))
@@ -113,7 +114,7 @@ def test_step_four():
 
 @experiment
 def test_step_five():
-    """Bytes for everything, as a fallback: is there a text it cannot encode? (sentencepiece does it with code points)"""
+    """Bytes for everything, as a fallback: is there a text it cannot encode?"""
     tokenizer = Tokenizer().train('hello world ' * 10, 262)
     texts = ['', '?', KOREAN, '👋🏽 \u200d', '\x00\r\n\t', 'ﷺ']
     yield claim('none of these', all(tokenizer.decode(tokenizer.encode(text)) == text for text in texts))
@@ -150,8 +151,9 @@ def test_arithmetic():
 def test_python():
     """Why had GPT-2 trouble with Python? Every space of an indent was a token, and the context was soon full."""
     code = "for i in range(1, 101):\n    if i % 3 == 0:\n        print('Fizz')"
-    yield answer('a small loop, in tokens of GPT-2, GPT-4', '33 25', [len(gpt(name).encode(code)) for name in ('gpt2', 'gpt4')])
-    yield answer('an indent of eight, GPT-2, GPT-4', '8 2', [len(gpt(name).encode(' ' * 8 + 'x')) for name in ('gpt2', 'gpt4')])
+    for title, text, expected in ('a small loop', code, '33 25'), ('eight spaces and a letter', ' ' * 8 + 'x', '8 2'):
+        sizes = [len(gpt(name).encode(text)) for name in ('gpt2', 'gpt4')]
+        yield answer(f'{title}, in tokens of GPT-2, GPT-4', expected, sizes)
 
 @experiment
 def test_end_of_text():
@@ -162,7 +164,7 @@ def test_end_of_text():
 
 @experiment
 def test_trailing_space():
-    """Why the warning about a space at the end? The model has hardly ever seen one: a space belongs to the next word."""
+    """Why the warning about a space at the end? A space belongs to the next word: alone it is hardly ever seen."""
     tok, text = gpt('gpt2'), 'Here is a tagline for an ice cream shop'
     yield answer('a token of its own', '220', tok.encode(text + ' ')[-1])
     yield claim('which is not there when the text goes on', 220 not in tok.encode(text + ' that'))

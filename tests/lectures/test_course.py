@@ -1,4 +1,4 @@
-"""The course page tells the truth: its tables are the stored results, its commands parse, every question is a question."""
+"""The course page tells the truth: its tables are the stored results, and its commands parse."""
 import json
 import re
 import shlex

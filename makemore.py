@@ -718,7 +718,7 @@ class BagOfWords(LanguageModel):
 class RowDropout(nn.Dropout):
     """The same channels are dropped all along a row: as good here, and far fewer random numbers to draw."""
     def forward(self, x):
-        return F.dropout1d(x.transpose(1, 2), self.p, self.training).transpose(1, 2)      # (B, T, C)
+        return F.dropout1d(x.transpose(1, 2), self.p).transpose(1, 2) if self.training and self.p else x      # (B, T, C)
 
 class Block(nn.Module):
     """Talk to each other, then think alone; both are added to what was there, so that gradients pass through."""
@@ -786,7 +786,7 @@ class Transformer(LanguageModel):
         rows = [[item * T + t for item in row for t in range(lengths[item])] for row in pack(lengths, self.context)]
         at = nn.utils.rnn.pad_sequence([idx.new_tensor(row) for row in rows], True, B * T)      # (R, W)
         item = at // T
-        mask = (item[:, None, :, None] == item[:, None, None, :]).tril()      # (R, 1, W, W)
+        mask = torch.where((item[:, None, :, None] == item[:, None, None, :]).tril(), 0.0, -math.inf)      # (R, 1, W, W)
         logits = self.run(F.pad(idx.flatten(), (0, 1))[at], at % T, mask)
         y = F.pad(targets.flatten(), (0, 1), value=-1)[at]
         return F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-1)

@@ -75,7 +75,7 @@ class Config:
     top_p: float | None = draws(None, 'draw among the likeliest that make up this probability', least=1e-9, most=1)
     new_only: bool = draws(False, 'only samples that stand nowhere in the data, and none twice')
     device: str = machine('auto', 'auto, cpu, cuda, cuda:N or mps')
-    threads: int | None = machine(None, 'threads of the CPU (default: 1, the fastest for a small model)', least=1, most=512)
+    threads: int | None = machine(None, 'threads of the CPU (default: 1, best for a small model)', least=1, most=512)
     compile: bool = machine(False, 'torch.compile the model, which pays on a GPU')
     num_workers: int | None = machine(None, 'accepted for old commands; there are no data workers', '-n')
 
@@ -718,7 +718,7 @@ class BagOfWords(LanguageModel):
 class RowDropout(nn.Dropout):
     """The same channels are dropped all along a row: as good here, and far fewer random numbers to draw."""
     def forward(self, x):
-        return F.dropout1d(x.transpose(1, 2), self.p).transpose(1, 2) if self.training and self.p else x      # (B, T, C)
+        return F.dropout1d(x.transpose(1, 2), self.p).transpose(1, 2) if self.training and self.p else x
 
 class Block(nn.Module):
     """Talk to each other, then think alone; both are added to what was there, so that gradients pass through."""
@@ -786,7 +786,7 @@ class Transformer(LanguageModel):
         rows = [[item * T + t for item in row for t in range(lengths[item])] for row in pack(lengths, self.context)]
         at = nn.utils.rnn.pad_sequence([idx.new_tensor(row) for row in rows], True, B * T)      # (R, W)
         item = at // T
-        mask = torch.where((item[:, None, :, None] == item[:, None, None, :]).tril(), 0.0, -math.inf)      # (R, 1, W, W)
+        mask = torch.where((item[:, None, :, None] == item[:, None, None, :]).tril(), 0.0, -math.inf)      # (R,1,W,W)
         logits = self.run(F.pad(idx.flatten(), (0, 1))[at], at % T, mask)
         y = F.pad(targets.flatten(), (0, 1), value=-1)[at]
         return F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-1)

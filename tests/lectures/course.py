@@ -103,8 +103,19 @@ def shared_data(name):
     return Path(os.environ['MAKEMORE_DATA'], name)
 
 def main():
-    """A lecture as a script: run its experiments, print the table, and store what came out if asked to."""
-    module = sys.modules['__main__']
+    """A lecture as a script. Exit code 0: all figures agree, 1: one does not, 2: a file is missing, 130: interrupted."""
+    try:
+        sys.exit(0 if run(sys.modules['__main__']) else 1)
+    except BrokenPipeError:      # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+def run(module):
+    """Run a lecture's experiments, print the table, and store what came out if asked to; whether all agrees."""
     parser = argparse.ArgumentParser(description=module.__doc__.split('\n')[0])
     parser.add_argument('--long', action='store_true', help='also what takes minutes')
     parser.add_argument('--only', metavar='WORD', default='', help='only experiments with this in their name')
@@ -115,7 +126,7 @@ def main():
         if args.only in f.__name__ and (args.long or not f.long):
             print(f'\n{question(f)}', flush=True)
             good = report(f, Path(module.__file__).stem, args.write) and good
-    sys.exit(not good)
+    return good
 
 def report(function, lecture, write):
     """Run one experiment and print its rows as they come; whether all of them agree."""

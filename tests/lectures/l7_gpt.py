@@ -178,6 +178,23 @@ def test_small_gpt():
     yield claim('it runs', code == 0)
     yield figure('dev after 2,000 steps', '1.88', result['dev'], within=0.1)
 
+@experiment(long=True)
+def test_addition():
+    """Exercise 2: can it learn to add two numbers below 100? (the answer is written backwards, as one adds by hand)"""
+    with tempfile.TemporaryDirectory() as folder:
+        sums, out = Path(folder, 'sums.txt'), Path(folder, 'out')
+        lines = (f'{a:02}+{b:02}=' + f'{a + b:03}'[::-1] for a in range(100) for b in range(100))
+        sums.write_text('\n'.join(lines))
+        how = '--split lecture --dropout 0 --max-steps 4000 --sample-interval none'.split()
+        makemore.main(['-i', str(sums), '-o', str(out), *how])
+        model, _ = makemore.load(str(out))
+        words = makemore.read(makemore.settle(dict(input_file=str(sums), split='lecture')))
+    x, y = makemore.gather(words, *words.splits['dev'])
+    with torch.no_grad():
+        right = (model.logits(x).argmax(2) == y)[:, 6:9].all(1)      # what comes after the equals sign
+    yield claim('of 1,000 sums that it has never seen, at least 99 % are right', right.float().mean() >= 0.99)
+    yield answer('% right', '100', 100 * right.float().mean().item(), within=1)
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Sizes
 def gpt_size(vocab, context, channels, layers, bias=True):

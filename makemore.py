@@ -481,7 +481,7 @@ class WindowModel(LanguageModel):
         return self.net(self.windows(idx[:, -self.context:])[:, -1])
 # ----------------------------------------------------------------------------------------------------------------------
 # Models, easiest first
-@register('ngram', block_size=5)
+@register('ngram', block_size=5, max_steps=0)
 class NGram(LanguageModel):
     """counting what followed the last few letters: done in seconds, and hard to beat
     A context of k tokens is a number of k digits in base V, the furthest token first; a pair has the next token as one
@@ -1057,7 +1057,7 @@ def train(run, board=Silent(), caught=()):
 def pause(run, board, losses, seconds):
     """Measure and save, the best before the last: a kill in between loses nothing."""
     dev, mean, run.seconds = evaluate(run, run.words.judge), sum(losses) / max(1, len(losses)), run.seconds + seconds
-    say(f'step {run.step:6} | ' + f'train {mean:.4f} | ' * bool(losses) + f'{run.words.judge} {dev:.4f}')
+    say(f'step {run.step:6} | ' + f'train {mean:.4f} | ' * bool(losses) + f'{run.words.judge} split {dev:.4f}')
     board.add_scalar('loss/dev', dev, run.step)
     if losses:
         board.add_scalar('loss/train', mean, run.step)
@@ -1110,9 +1110,9 @@ def read(cfg, folder=None):
     cut_words(words, model.span or cfg.block_size)
     counts = {name: len(rows) for name, rows in words.rows.items()}
     words.judge = 'dev' if len(words.splits['dev'].starts) else 'train'      # the split that chooses the best model
-    sizes = f'{len(words.lines.starts)} lines: ' + ', '.join(f'{n or "no"} {name}' for name, n in counts.items())
-    say(f'{cfg.input_file}: {len(words.flat)} tokens of {words.vocab_size} kinds; '
-        + (f'{words.longest} of them train' if cfg.text else sizes)
+    sizes = f'{len(words.lines.starts):,} lines: ' + ', '.join(f'{n:,} {k}' if n else f'no {k}' for k, n in counts.items())
+    say(f'{cfg.input_file}: {len(words.flat):,} tokens of {words.vocab_size} kinds; '
+        + (f'{words.longest:,} of them train' if cfg.text else sizes)
         + ', shuffled by torch' * (len(words.lines.starts) > 10**6)
         + ''.join(f'; {n} that train contains left out of {name}' for name, n in words.left_out.items() if n))
     if words.longest >= words.span and not cfg.text:
@@ -1150,7 +1150,7 @@ def train_run(typed, device):
         run = start_run(typed, device)
         cfg = run.cfg
         size = sum(p.numel() for p in run.model.parameters())
-        say(f'{cfg.type}: {size} parameters, {cfg.max_steps} steps on {device}; all of it goes to {run.folder}, '
+        say(f'{cfg.type}: {size:,} parameters, {cfg.max_steps:,} steps on {device}; all of it goes to {run.folder}, '
             f'to be seen with: tensorboard --logdir {run.folder.parent}')
         board = open_board(run.folder)
         if hasattr(run.model, 'fit'):

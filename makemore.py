@@ -1110,9 +1110,9 @@ def read(cfg, folder=None):
     cut_words(words, model.span or cfg.block_size)
     counts = {name: len(rows) for name, rows in words.rows.items()}
     words.judge = 'dev' if len(words.splits['dev'].starts) else 'train'      # the split that chooses the best model
-    sizes = f'{len(words.lines.starts):,} lines: ' + ', '.join(f'{n:,} {k}' if n else f'no {k}' for k, n in counts.items())
+    sizes = ', '.join(f'{n:,} {name}' if n else f'no {name}' for name, n in counts.items())
     say(f'{cfg.input_file}: {len(words.flat):,} tokens of {words.vocab_size} kinds; '
-        + (f'{words.longest:,} of them train' if cfg.text else sizes)
+        + (f'{words.longest:,} of them train' if cfg.text else f'{len(words.lines.starts):,} lines: {sizes}')
         + ', shuffled by torch' * (len(words.lines.starts) > 10**6)
         + ''.join(f'; {n} that train contains left out of {name}' for name, n in words.left_out.items() if n))
     if words.longest >= words.span and not cfg.text:

@@ -150,6 +150,11 @@ def test_python_in_the_readme_is_python():
 # ----------------------------------------------------------------------------------------------------------------------
 # README and requirements
 
+@pytest.mark.parametrize('kind', makemore.MODELS)
+def test_every_model_has_a_row_in_the_readme(kind):
+    assert re.search(rf'^\| *`?{re.escape(kind)}`? *\|', README, re.M)
+
+
 def test_the_first_screen_has_the_two_commands():
     screen = '\n'.join(README.splitlines()[:50])
     assert 'pip install -r requirements.txt && python makemore.py -i names.txt --type transformer' in screen

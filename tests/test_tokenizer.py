@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import tokenizer
-from tokenizer import BasicTokenizer, GPT4Tokenizer, RegexTokenizer, Tokenizer, bpe, core, formats, pretrained, text
+from tokenizer import BasicTokenizer, GPT4Tokenizer, RegexTokenizer, Tokenizer, bpe, formats, pretrained, text
 from tokenizer.__main__ import main, visible
 from tokenizer.text import GPT2_PATTERN, GPT4_PATTERN, O200K_PATTERN, PATTERNS, WORDS
 
@@ -79,11 +79,9 @@ def test_examples_in_docstrings():
     assert text.count_chunks(["a b b"], GPT2_PATTERN) == {"a": 1, " b": 2}
 
 
-@pytest.mark.parametrize("many", [64, 2])          # 2: the way for a crowd of ties is taken all the time
-def test_training_equals_the_naive_algorithm(many, monkeypatch):
-    monkeypatch.setattr(bpe, "MANY", many)
-    rng = random.Random(many)
-    for _ in range(400):                           # few letters: ties abound
+def test_training_equals_the_naive_algorithm():
+    rng = random.Random(0)
+    for _ in range(800):                           # few letters: ties abound
         letters = rng.choice(["ab", "abc", "abcdef"])
         chunks = ["".join(rng.choices(letters, k=rng.randint(0, 30))).encode() for _ in range(rng.randint(1, 12))]
         merges = rng.randint(1, 60)
@@ -125,7 +123,10 @@ def test_encoding_with_vocabularies_that_no_training_made():
         ids = rng.sample(range(400), 256 + len(tokens))
         ranks = dict(zip([bytes([i]) for i in range(256)] + sorted(tokens), ids))
         chunk = bytes(rng.choices(b"abc", k=rng.randint(0, 40)))
-        assert bpe.bpe(chunk, ranks) == encode_by_rank(chunk, ranks)
+        ids = encode_by_rank(chunk, ranks)
+        assert bpe.bpe(chunk, ranks) == ids
+        merge = bpe.merger(ranks)              # once by list, once from the memo of pieces, and by heap
+        assert [merge(chunk), merge(chunk), merge(chunk * 9)] == [*[tuple(ids)] * 2, tuple(bpe.bpe(chunk * 9, ranks))]
 
 
 def test_ties_go_to_the_pair_seen_first_across_texts():
@@ -153,6 +154,24 @@ def test_words_are_cut_only_where_the_pattern_cuts(pattern):
         words = WORDS[pattern].findall(sample)
         assert "".join(words) == sample
         assert [chunk for word in words for chunk in split(word)] == split(sample), ascii(sample)
+
+
+@pytest.mark.parametrize("pattern", WORDS, ids=["gpt2", "gpt4", "o200k"])
+def test_ascii_is_cut_by_the_faster_engine_as_by_the_exact_one(pattern):
+    rng, quick, exact = random.Random(13), text.ascii_only(pattern).findall, text.regex.compile(pattern).findall
+    for letters in "aA1 \n\r'/!s", [*map(chr, range(128)), "'LL", "don't", " \n", "\r\n", "  ", "//", "Ab", "123"]:
+        for _ in range(10_000):
+            sample = "".join(rng.choices(letters, k=rng.randint(0, 14)))
+            assert quick(sample) == exact(sample), ascii(sample)
+
+
+def test_counting_words_first_keeps_the_order_of_chunks():
+    rng = random.Random(14)                        # the order decides ties, so it is part of the result
+    for _ in range(300):
+        samples = [random_text(rng, 30) for _ in range(3)]
+        for pattern in WORDS:
+            plain = Counter(chain.from_iterable(map(text.regex.compile(pattern).findall, samples)))
+            assert list(text.count_chunks(samples, pattern).items()) == list(plain.items())
 
 
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS)
@@ -272,12 +291,12 @@ def test_twenty_thousand_random_texts_come_back():
 
 
 def test_the_memo_is_bounded_and_changes_nothing(monkeypatch):
-    monkeypatch.setattr(core, "MEMO", 10)
+    monkeypatch.setattr(bpe, "MEMO", 10)
     tok, rng = Tokenizer(None), random.Random(8)
     for _ in range(100):
         sample = random_text(rng, 40)
         assert tok.encode(sample) == list(sample.encode())
-        assert len(tok._lookup.__self__) <= 10 and all(len(key) <= core.MEMO_KEY for key in tok._lookup.__self__)
+        assert len(tok._lookup.__self__) <= 10 and all(len(key) <= bpe.MEMO_KEY for key in tok._lookup.__self__)
 
 
 def test_nothing_derived_is_stale():

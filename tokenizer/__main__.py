@@ -14,7 +14,6 @@ from .text import PATTERNS
 try: from tqdm import tqdm
 except ImportError:
     def tqdm(items, **_): return items
-
 def visible(token):
     """Bytes made safe and readable for a terminal: escape sequences and halves of characters are spelled out."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in token.decode("utf-8", "backslashreplace"))
@@ -24,8 +23,7 @@ def contents(file):
 def train(args):
     special = {text: args.vocab_size - len(args.special_token) + i for i, text in enumerate(args.special_token)}
     texts = (contents(file) if file == "-" else Path(file) for file in args.files)
-    if args.lines:
-        texts = (line for file in args.files for line in contents(file).splitlines())
+    if args.lines: texts = (line for file in args.files for line in contents(file).splitlines())
     tok = Tokenizer(PATTERNS.get(args.pattern, args.pattern), special)
     bar = partial(tqdm, disable=not sys.stderr.isatty(), leave=False)
     processes = 1 if args.lines else args.processes     # to hand over a line takes longer than to count it

@@ -4,21 +4,9 @@ from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 import regex
-from .bpe import bpe, learn, recover_merges
+from .bpe import Memo, learn, merger, recover_merges
 from .text import GPT4_PATTERN, WORDS, clean, count_chunks, read, splitter
-
-MEMO, MEMO_KEY = 1 << 17, 64    # a memo holds so many texts of so many characters at most, then starts afresh
 MAX_ID = 0x10FFFF               # training writes tokens as characters, and that many there are
-
-class Memo(dict):
-    """A dict that works out what it does not hold; bounded, or a stream of random text would fill the machine."""
-    def __init__(self, work_out):
-        self.work_out = work_out
-    def __missing__(self, text):
-        ids = tuple(self.work_out(text))
-        if len(self) >= MEMO: self.clear()
-        if len(text) <= MEMO_KEY: self[text] = ids
-        return ids
 
 class Tokenizer:
     """Tokenizer(pattern, {"<|special|>": id}).train(text, vocab_size).encode(text). No pattern: a text is one chunk."""
@@ -30,11 +18,15 @@ class Tokenizer:
         check(ranks, special_tokens)
         vars(self).pop("merges", None)
         self.pattern, self.special_tokens, self.ranks = pattern, dict(special_tokens), dict(ranks)
-        split, chunks = splitter(pattern), Memo(lambda chunk: bpe(chunk.encode(), self.ranks))
-        self._cut, self._lookup = split, chunks.__getitem__
-        if pattern in WORDS:                    # look words up whole, and run the pattern only on new ones
-            words = Memo(lambda word: chain.from_iterable(map(chunks.__getitem__, split(word))))
-            self._cut, self._lookup = WORDS[pattern].findall, words.__getitem__
+        split, merge = splitter(pattern), merger(self.ranks)
+        def chunk_ids(chunk):
+            token = chunk.encode()              # most chunks of a text are a token, and need no merging
+            return (self.ranks[token],) if token in self.ranks else merge(token)
+        def word_ids(word):                     # words are looked up whole, and the pattern sees only new ones
+            parts = split(word)
+            return chunks(word) if len(parts) == 1 else tuple(chain.from_iterable(map(chunks, parts)))
+        chunks, words = Memo(chunk_ids).__getitem__, Memo(word_ids).__getitem__
+        self._cut, self._lookup = (WORDS[pattern].findall, words) if pattern in WORDS else (split, chunks)
         self.vocab = {i: token for token, i in ranks.items()}               # id -> bytes
         self.vocab |= {i: text.encode() for text, i in special_tokens.items()}
         self.vocab_size = max(self.vocab) + 1                               # the rows of an embedding table
@@ -84,19 +76,16 @@ class Tokenizer:
         """The ids of a text in which nothing is special."""
         try:
             return list(chain.from_iterable(map(self._lookup, self._cut(text))))
-        except UnicodeEncodeError:
-            return self.encode_ordinary(clean(text))
+        except UnicodeEncodeError: return self.encode_ordinary(clean(text))
     def token_bytes(self, i):
         """The bytes of one token: 100257 -> b"<|endoftext|>"."""
-        if i not in self.vocab:
-            raise ValueError(f"no token has the id {i!r}")
+        if i not in self.vocab: raise ValueError(f"no token has the id {i!r}")
         return self.vocab[i]
     def decode_bytes(self, ids):
         """The exact bytes behind the ids, which need not be whole characters."""
         ids = list(ids)
-        try:
-            if min(ids, default=0) >= 0:        # a list would read -1 from its end
-                return "".join(map(self._latin.__getitem__, ids)).encode("latin-1")
+        try:                                    # a list would read -1 from its end
+            if min(ids, default=0) >= 0: return "".join(map(self._latin.__getitem__, ids)).encode("latin-1")
         except (IndexError, TypeError): pass
         return b"".join(map(self.token_bytes, ids))                         # finds the one to complain about
     def decode(self, ids): return self.decode_bytes(ids).decode("utf-8", "replace")     # no character: U+FFFD
@@ -115,8 +104,7 @@ class Tokenizer:
         try:
             version, pattern, special, vocab = (data[key] for key in ("version", "pattern", "special_tokens", "vocab"))
             ranks = {token.encode("latin-1"): i for token, i in vocab.items()}
-        except (KeyError, TypeError, AttributeError, UnicodeEncodeError):
-            version = "unknown"
+        except (KeyError, TypeError, AttributeError, UnicodeEncodeError): version = "unknown"
         if version != "bpe 1":
             raise ValueError('this is no tokenizer of version "bpe 1", or its vocabulary is not written as bytes')
         return Tokenizer(pattern, special, ranks)
@@ -127,7 +115,6 @@ class Tokenizer:
             return Tokenizer.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except (ValueError, RecursionError) as error:                       # errors in JSON and UTF-8 are ValueErrors
             raise ValueError(f"{path}: {error}") from None
-
 def check(ranks, special_tokens):
     """Refuse, with the reason, a vocabulary that could not encode every text or decode every id."""
     if not isinstance(special_tokens, dict) or not all(isinstance(text, str) for text in special_tokens):
@@ -137,7 +124,6 @@ def check(ranks, special_tokens):
     odd += [text for text in [*ranks, *special_tokens] if not text or isinstance(text, str) and clean(text) != text]
     if odd:
         raise ValueError(f"{odd[0]!r}: ids are whole numbers up to {MAX_ID}; tokens are whole characters, never empty")
-    if len(set(ids)) < len(ids):
-        raise ValueError("two tokens have the same id")
+    if len(set(ids)) < len(ids): raise ValueError("two tokens have the same id")
     if missing := {bytes([i]) for i in range(256)} - set(ranks):
         raise ValueError(f"the vocabulary lacks the byte {min(missing)}")

@@ -13,7 +13,6 @@ PUBLISHED = {       # name: (pattern, special tokens, number of other tokens, th
     "p50k_base": (GPT2_PATTERN, {END: 50256}, 50280, "ec7223a39ce59f226a68acc30dc1af2788490e15"),
     "cl100k_base": (GPT4_PATTERN, GPT4, 100256, "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"),
     "o200k_base": (O200K_PATTERN, {END: 199999, PROMPT: 200018}, 199998, "fb374d419588a4632f3f557e76b4b70aebbca790")}
-
 def read_ranks(path):
     """The vocabulary in a .tiktoken file, which has a token's bytes in base64 and its id on each line."""
     try:
@@ -27,11 +26,9 @@ def write_ranks(tok, path):
     Path(path).write_bytes(b"".join(base64.b64encode(token) + b" %d\n" % i for token, i in ranks))
 def find(name, path=None):
     """The file of a published vocabulary: path, NAME.tiktoken in the folder path or in tiktoken's cache; or None."""
-    if path is not None:
-        return Path(path, f"{name}.tiktoken") if Path(path).is_dir() else Path(path)
+    if path is not None: return Path(path, f"{name}.tiktoken") if Path(path).is_dir() else Path(path)
     cache = os.environ.get("TIKTOKEN_CACHE_DIR") or Path(tempfile.gettempdir(), "data-gym-cache")
     return next(filter(Path.is_file, [Path(cache, PUBLISHED[name][3]), Path(cache, f"{name}.tiktoken")]), None)
-
 def pretrained(name, path=None):
     """A published vocabulary: r50k_base (gpt2), p50k_base, cl100k_base (gpt4), o200k_base (gpt4o); from a path, from
     tiktoken's cache, or from the package tiktoken, which may ask the network at its first use. Nothing here does."""
@@ -43,8 +40,7 @@ def pretrained(name, path=None):
         ranks = read_ranks(file) if file else __import__("tiktoken").get_encoding(name)._mergeable_ranks
     except ImportError:
         raise FileNotFoundError(f"no {name}.tiktoken on this machine: give its path, or install tiktoken") from None
-    if len(ranks) != size:
-        raise ValueError(f"{file}: {len(ranks)} tokens, but {name} has {size}")
+    if len(ranks) != size: raise ValueError(f"{file}: {len(ranks)} tokens, but {name} has {size}")
     return Tokenizer(pattern, special_tokens, ranks)
 def load(path):
     """A tokenizer from our JSON, a .model file of minbpe, a .tiktoken file, or the name of a published vocabulary."""
@@ -53,7 +49,6 @@ def load(path):
         return pretrained(name, path if kind else None)
     read = {".tiktoken": lambda path: Tokenizer(ranks=read_ranks(path)), ".model": read_model}
     return read.get(kind, Tokenizer.load)(path)
-
 def write_huggingface(tok, path):
     """Write a tokenizer.json with which the package tokenizers encodes to the same ids."""
     # bytes are written as GPT-2 did: the printable ones as themselves, the others moved up, so that a space is "Ġ"
@@ -71,11 +66,9 @@ def write_huggingface(tok, path):
 
 # ----------------------------------------------------------------------------------------------------------------------
 # minbpe: its two files, and its names, so that the lecture's code runs on this package
-
 def render_token(token):
     """Bytes as minbpe shows them: control characters as \\u000a, what is no character as U+FFFD."""
     return "".join(f"\\u{ord(c):04x}" if category(c)[0] == "C" else c for c in token.decode("utf-8", "replace"))
-
 def read_model(path):
     """A tokenizer from minbpe's .model file: version, pattern, special tokens, and one merge a line."""
     vocab = {i: bytes([i]) for i in range(256)}
@@ -89,8 +82,7 @@ def read_model(path):
         if version.strip() != "minbpe v1" or len(set(vocab.values())) < len(vocab):
             raise ValueError("another version, or two tokens with the same bytes")
         return Tokenizer(pattern or None, special, {token: i for i, token in vocab.items()})
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"{path} is no model of minbpe: {error}") from None
+    except (ValueError, KeyError) as error: raise ValueError(f"{path} is no model of minbpe: {error}") from None
 def write_model(tok, prefix):
     """Write prefix.model and prefix.vocab, byte for byte as minbpe does; a ValueError if they cannot hold it."""
     pattern, special = tok.pattern or "", tok.special_tokens

@@ -17,7 +17,6 @@ _TAIL = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
 O200K_PATTERN = (_UPPER + "*" + _LOWER + "+" + _TAIL + _UPPER + "+" + _LOWER + "*" + _TAIL +
                  r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 PATTERNS = {"gpt2": GPT2_PATTERN, "gpt4": GPT4_PATTERN, "o200k": O200K_PATTERN, "none": None}
-
 # Cheaper patterns, for the standard library's faster engine, that cut only where the published ones are bound to cut
 # too, so that a word can be looked up whole. That is before a space or tab that follows something visible, since all
 # of them let space stand only at the front of a chunk; and, but for GPT-2, behind line ends that follow something
@@ -26,7 +25,13 @@ _WORD = re.compile(r"\s*\S+(?:(?:[\r\n]+(?![\r\n]|[^\S\r\n]*[^\s/])|[^\S \t\r\n]
 WORDS = {GPT2_PATTERN: re.compile(r"\s*\S+(?:[^\S \t\r\n]\s*\S*)*|\s+"), GPT4_PATTERN: _WORD, O200K_PATTERN: _WORD}
 SEAM = regex.compile(r"(?r)(?<=\S)(?= )|(?<=\S\n)(?=\w)")          # the last place like that in a block of a file
 BLOCK = 1 << 22                                                    # characters
-
+def ascii_only(pattern):
+    r"""A published pattern as ASCII text needs it, for the faster engine: "\p{L}++" -> "[a-zA-Z]+". Nothing in them
+    could give back what a possessive ++ holds fast and still match, and re lacks it before Python 3.11."""
+    for old, new in ((r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", "A-Z"), (r"\p{Ll}\p{Lm}\p{Lo}\p{M}", "a-z"), ("++", "+"),
+                    ("?+", "?"), ("*+", "*"), (r"\p{L}\p{N}", "a-zA-Z0-9"), (r"\p{L}", "[a-zA-Z]"), (r"\p{N}", "[0-9]")):
+        pattern = pattern.replace(old, new)
+    return re.compile(pattern, re.ASCII)
 def splitter(pattern):
     """A function that cuts a text into chunks, which together are the text: "a, b!", \\w+ -> "a", ", ", "b", "!"."""
     try:
@@ -39,8 +44,9 @@ def splitter(pattern):
             chunks += [text[end:match.start()], match[0]]          # what the pattern leaves out must not get lost
             end = match.end()
         return list(filter(None, [*chunks, text[end:]]))
-    return compiled.findall if pattern in WORDS or pattern is None else split
-
+    if pattern not in WORDS: return compiled.findall if pattern is None else split
+    quick, exact = ascii_only(pattern).findall, compiled.findall
+    return lambda text: quick(text) if text.isascii() else exact(text)
 def clean(text):
     """The text as UTF-8 can hold it: half a surrogate pair becomes U+FFFD, two halves the character they mean. So does
     tiktoken, and it is the one case in which decoding gives another text than was encoded."""
@@ -59,11 +65,16 @@ def read(data, pattern):
     """The texts in a str, in a path (its file is read), or in an iterable of both."""
     for item in [data] if isinstance(data, (str, os.PathLike)) else data:
         yield from [item] if isinstance(item, str) else blocks(os.fspath(item), pattern)
-
 def count_chunks(texts, pattern, processes=1):
     """How often each chunk occurs, in the order of first appearance: ["a b b"], GPT-2's -> {"a": 1, " b": 2}."""
-    if processes == 1: return Counter(chain.from_iterable(map(splitter(pattern), map(clean, texts))))
-    counts = Counter()
+    counts, split = Counter(), splitter(pattern)
+    if processes == 1:      # words first, then the chunks of each new word: the order of first appearance is the same
+        cut = WORDS[pattern].findall if pattern in WORDS else split
+        words = Counter(chain.from_iterable(map(cut, map(clean, texts))))
+        if pattern not in WORDS: return words
+        for word, n in words.items():
+            for chunk in split(word): counts[chunk] += n
+        return counts
     with Pool(processes, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:   # Ctrl-C is for the parent
         for part in pool.imap(partial(count_chunks, pattern=pattern), ([text] for text in texts)):
             counts.update(part)                 # in order, since ties go to the first seen

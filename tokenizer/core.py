@@ -83,7 +83,7 @@ class Tokenizer:
         return self.vocab[i]
     def decode_bytes(self, ids):
         """The exact bytes behind the ids, which need not be whole characters."""
-        ids = list(ids)
+        ids = ids if isinstance(ids, list) else list(ids)                   # no copy, which takes time
         try:                                    # a list would read -1 from its end
             if min(ids, default=0) >= 0: return "".join(map(self._latin.__getitem__, ids)).encode("latin-1")
         except (IndexError, TypeError): pass

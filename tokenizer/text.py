@@ -29,7 +29,7 @@ def ascii_only(pattern):
     r"""A published pattern as ASCII text needs it, for the faster engine: "\p{L}++" -> "[a-zA-Z]+". Nothing in them
     could give back what a possessive ++ holds fast and still match, and re lacks it before Python 3.11."""
     for old, new in ((r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", "A-Z"), (r"\p{Ll}\p{Lm}\p{Lo}\p{M}", "a-z"), ("++", "+"),
-                    ("?+", "?"), ("*+", "*"), (r"\p{L}\p{N}", "a-zA-Z0-9"), (r"\p{L}", "[a-zA-Z]"), (r"\p{N}", "[0-9]")):
+                   ("?+", "?"), ("*+", "*"), (r"\p{L}\p{N}", "a-zA-Z0-9"), (r"\p{L}", "[a-zA-Z]"), (r"\p{N}", "[0-9]")):
         pattern = pattern.replace(old, new)
     return re.compile(pattern, re.ASCII)
 def splitter(pattern):

@@ -31,7 +31,8 @@ def run_type(kind, split, folder, source):
     command = [sys.executable, source, '-i', ROOT / 'names.txt', '--type', kind, '--split', split, '--threads', '1',
                '--device', 'cpu', '-o', work, '--overwrite']
     with open(folder / f'{kind}-{split}.log', 'wb') as log:
-        child = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, env=os.environ | {'OMP_NUM_THREADS': '1'})
+        child = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log,
+                                 env=os.environ | {'OMP_NUM_THREADS': '1'})
         try:
             _, status, usage = os.wait4(child.pid, 0)      # what this child used, and no other
         except KeyboardInterrupt:

@@ -235,16 +235,15 @@ def code_points(text):
     return torch.frombuffer(raw, dtype=torch.int32) if raw else torch.zeros(0, dtype=torch.int32)
 
 def fingerprints(text):
-    """One 64-bit number per line, so that millions of lines can be compared without keeping them."""
-    rows = [torch.zeros(0, dtype=torch.int64)]
+    """A 64-bit number per line, to compare millions without keeping them: its codes times powers of a large odd number,
+    counted from the line's end, summed up; int64 wraps around, as a hash may."""
+    rows, n = [torch.zeros(0, dtype=torch.int64)], max(map(len, parts(text)), default=0) + 1
+    up, down = (torch.full((n,), base).cumprod(0) for base in (0x1e3779b97f4a7c15, pow(0x1e3779b97f4a7c15, -1, 2**64)))
     for part in parts(text):
-        codes = code_points(part.removesuffix('\n') + '\n').long()
+        codes = code_points(part.removesuffix('\n') + '\n')
         ends = (codes == 10).nonzero().flatten()
-        lengths = ends.diff(prepend=ends.new_tensor([-1]))
-        place = torch.arange(len(codes)) - (ends - lengths + 1).repeat_interleave(lengths)
-        noise = torch.frombuffer(bytearray(random.Random(0).randbytes(8 * int(lengths.max()))), dtype=torch.int64) | 1
-        total = (codes * noise[place]).cumsum(0)[ends]      # per line the sum of code * noise, wrapping around at 2**64
-        rows.append(total.diff(prepend=total.new_zeros(1)))
+        total = ((codes + 1) * up[:len(codes)]).cumsum(0)[ends]
+        rows.append(total.diff(prepend=total.new_zeros(1)) * down[ends])
     return torch.cat(rows)
 
 def seeded(*numbers):
@@ -345,11 +344,10 @@ def split_rows(prints, split):
     random.Random(42).shuffle(order)      # takes seconds for millions of lines: beyond one, torch does it
     order = torch.tensor(order) if order else torch.randperm(n, generator=torch.Generator().manual_seed(42))
     n1, n2 = max(1, int(0.8 * n)), max(1, int(0.9 * n))
-    rows = dict(train=order[:n1], dev=order[n1:n2], test=order[n2:])
-    if split == 'all':
-        rows = dict(train=order, dev=order, test=order[:0])
-    for name in ('dev', 'test') if split == 'honest' else ():
-        known = torch.isin(prints[rows[name]], prints[rows['train']])
+    rows = (dict(train=order, dev=order, test=order[:0]) if split == 'all' else
+            dict(train=order[:n1], dev=order[n1:n2], test=order[n2:]))
+    known = torch.isin(prints[order[n1:]], prints[order[:n1]]).split((n2 - n1, n - n2)) if split == 'honest' else ()
+    for name, known in zip(('dev', 'test'), known):
         rows[name], left_out[name] = rows[name][~known], int(known.sum())
     return rows, left_out
 
@@ -382,13 +380,16 @@ def read_text(cfg, folder=None):
     return words
 
 def cut_words(words, span):
-    """The items of each split: its lines, cut into pieces of span tokens at most."""
+    """The items of each split: its lines, those longer than span cut into pieces."""
     words.span, words.splits = span, {}
     for name, rows in words.rows.items():
-        pieces = (words.lines.lengths[rows] + span - 1) // span
-        offset = (torch.arange(int(pieces.sum())) - (pieces.cumsum(0) - pieces).repeat_interleave(pieces)) * span
-        starts, lengths = (t[rows].repeat_interleave(pieces) for t in words.lines)
-        words.splits[name] = Items(starts + offset, (lengths - offset).clamp(max=span))
+        starts, lengths = (t[rows] for t in words.lines)
+        if words.longest >= span:
+            pieces = (lengths + span - 1) // span
+            offset = (torch.arange(int(pieces.sum())) - (pieces.cumsum(0) - pieces).repeat_interleave(pieces)) * span
+            starts = starts.repeat_interleave(pieces) + offset
+            lengths = (lengths.repeat_interleave(pieces) - offset).clamp(max=span)
+        words.splits[name] = Items(starts, lengths)
 
 def gather(words, starts, lengths, device='cpu'):
     """Inputs and targets (B, T) of some items, T the longest of them; what is no target is -1."""
@@ -398,8 +399,7 @@ def gather(words, starts, lengths, device='cpu'):
     return x.to(device), y.masked_fill(t >= lengths[:, None], -1).to(device)
 
 def batch(words, cfg, step, device='cpu'):
-    """Of (seed, step) alone: inputs, targets, and this process's share of all targets times the number of processes.
-    Lines come in one seeded shuffle per epoch, a long text in random windows."""
+    """Of (seed, step) alone: inputs, targets, and this process's share of all targets times the number of processes."""
     items, B = words.splits['train'], cfg.batch_size
     if words.text:
         lengths = items.lengths[:1].expand(B)
@@ -1050,8 +1050,8 @@ def train(run, board=Silent(), caught=()):
             losses.append(loss)
             if run.step % 10 == 0:
                 board.add_scalar('gradient norm', norm, run.step)
-                board.add_scalar('rate', rate(cfg, run.step), run.step)
-            bar.set_postfix_str(f'loss {loss:.4f}', refresh=False)
+                board.add_scalar('learning rate', rate(cfg, run.step), run.step)
+            bar.set_postfix_str(f'loss {loss:.4f}, rate {rate(cfg, run.step):.1e}', refresh=False)
             bar.update()
 
 def pause(run, board, losses, seconds):

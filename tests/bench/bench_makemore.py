@@ -578,7 +578,7 @@ def main():
     parser.add_argument('--source', type=Path, default=ROOT / 'makemore.py', help='the program (default: %(default)s)')
     parser.add_argument('--rows', nargs='+', choices=ROWS, default=list(ROWS), metavar='ROW', help=', '.join(ROWS))
     parser.add_argument('--rounds', type=int, default=7, help='how often the two take turns (default: %(default)s)')
-    parser.add_argument('--target', default='{"type": "transformer", "max_steps": 2500}',
+    parser.add_argument('--target', default='{"type": "transformer", "max_steps": 5000}',
                         help='our settings in row target, JSON')
     parser.add_argument('--most', type=int, default=20000, help="the peer's steps in row target at most")
     parser.add_argument('--recipe', default='{"n_embd": 128, "block_size": 64, "batch_size": 12}',
@@ -596,7 +596,7 @@ def main():
     for name in args.rows:
         with tempfile.TemporaryDirectory() as folder:
             for what, mine, theirs, goal in ROWS[name](args, Path(folder)):
-                ratio = f'{theirs / mine:.2f}x' if theirs else '-'
+                ratio = f'{theirs / mine:.2f}x' if theirs and goal != 'lower' else '-'      # losses have no ratio
                 print('|', ' | '.join([what, show(mine, what), show(theirs, what), ratio, goal]), '|', flush=True)
 
 

@@ -197,7 +197,7 @@ def machine_for(cfg):
 # ----------------------------------------------------------------------------------------------------------------------
 # Words: reading, splitting, encoding, batching
 CAP = 64              # the longest piece that a line is trained in where nobody says otherwise
-CHUNK = 2**22         # characters handled at a time, so that a file needs little more memory than its tokens
+CHUNK = 2**17         # characters handled at a time: what stays in the cache goes three times as fast
 Items = namedtuple('Items', 'starts lengths')      # where each item begins in the flat tensor, how many targets it has
 
 def read_pieces(path, encoding, size=CHUNK):

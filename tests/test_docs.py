@@ -82,7 +82,7 @@ def commands(text):
 
 def arguments(command):
     """What makemore.py gets, or None if it is not called; what stands behind a > is none of its business."""
-    at = next((i for i, word in enumerate(command) if word.endswith('makemore.py')), None)
+    at = next((i for i, word in enumerate(command) if Path(word).name == 'makemore.py'), None)
     redirected = next((i for i, word in enumerate(command) if set(word) <= set('<>')), None)
     return None if at is None else command[at + 1:redirected]
 

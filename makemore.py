@@ -135,6 +135,8 @@ def parse(argv=None):
             say(f'{flag(name)} {typed.pop(name)} has no meaning here and is left out')
     if len(modes := [name for name in ('sample_only', 'resume', 'overwrite') if name in typed]) > 1:
         raise UserError(f'{" and ".join(map(flag, modes))} contradict each other: choose one')
+    if typed.get('prompt', '').startswith('@'):
+        typed['prompt'] = ''.join(read_pieces(typed['prompt'][1:], 'utf-8', -1))
     return {name: check(name, value) for name, value in typed.items()}
 
 def settle(typed, saved={}):
@@ -946,7 +948,6 @@ def evaluate(run, split):
 def diagnosis(run, board):
     """Around a step: what the non-linearities saw and made of it, the gradients, and how far every matrix moved."""
     seen, kinds = {}, (nn.Tanh, nn.Sigmoid, nn.GELU)
-
     def note(name):
         return lambda m, inputs, out: seen.setdefault(name, []).append((inputs[0].detach(), out.detach()))
     hooks = [m.register_forward_hook(note(name)) for name, m in run.model.named_modules() if isinstance(m, kinds)]
@@ -987,7 +988,6 @@ def open_board(folder):
 def stop_signals():
     """Ctrl-C and SIGTERM end the run behind the step that is being taken; a second one ends it at once."""
     caught = []
-
     def note(number, frame):
         caught.append(number) if not caught else signal.default_int_handler(number, frame)
     with contextlib.ExitStack() as stack:      # which puts the old handlers back
@@ -1106,6 +1106,7 @@ def finish(run, board):
 def read(cfg, folder=None):
     """The words, cut to what the model takes, and a line for the reader about them."""
     words, model = read_text(cfg, folder) if cfg.text else read_lines(cfg), MODELS[cfg.type]
+    words.encode(cfg.prompt)      # a prompt that cannot be is refused before the work, not after it
     cfg.block_size = model.window(cfg, words.longest)
     cut_words(words, model.span or cfg.block_size)
     counts = {name: len(rows) for name, rows in words.rows.items()}
@@ -1167,15 +1168,14 @@ def sample_run(typed, device):
     run, _ = restore(find_run(typed, 'best.pt') / 'best.pt', typed)
     cfg, words, model = run.cfg, run.words, run.model.to(device)
     say(f'{run.folder}: {cfg.type}, step {run.step}, dev loss {run.best:.4f}')
-    prompt = ''.join(read_pieces(cfg.prompt[1:], cfg.encoding, -1)) if cfg.prompt[:1] == '@' else cfg.prompt
     how = dict(temperature=cfg.temperature, top_k=cfg.top_k, top_p=cfg.top_p)
     if words.text:      # one sample, written as it comes
-        start, rng = torch.tensor([words.encode(prompt) or [0]]), torch.Generator().manual_seed(cfg.seed)
+        start, rng = torch.tensor([words.encode(cfg.prompt) or [0]]), torch.Generator().manual_seed(cfg.seed)
         ids = (ids[0] for _, ids in generate(model, start, rng, cfg.length or 500, None, **how))
         for piece in words.tokenizer.decode_stream(ids) if words.tokenizer else (words.decode([i]) for i in ids):
             print(piece, end='', flush=True)
         return print()
-    texts = sample(model, words, cfg.num_samples, prompt, cfg.seed, cfg.new_only, cfg.length, **how)
+    texts = sample(model, words, cfg.num_samples, cfg.prompt, cfg.seed, cfg.new_only, cfg.length, **how)
     print(*texts, sep='\n', end='\n' if texts else '')
     if len(texts) < cfg.num_samples:
         say(f'only {len(texts)} new ones turned up; a higher --temperature brings more')

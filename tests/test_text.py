@@ -164,3 +164,19 @@ def test_two_ranks_take_the_steps_of_one_process(kind, names, tmp_path):
         if name.endswith('qkv.bias'):
             apart[16:32] = 0
         assert apart.max() < 1e-5, name
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Prompts
+
+def test_a_prompt_from_a_file_works_while_training_too(tmp_path, capsys):
+    (tmp_path / 'prompt.txt').write_text('SPEAKER')
+    assert run(tmp_path, '--text', '--type', 'bigram', '--max-steps', '1', '--prompt', f'@{tmp_path / "prompt.txt"}') == 0
+    assert 'SPEAKER' in capsys.readouterr().out
+    assert run(tmp_path, '--text', '--type', 'bigram', '--overwrite', '--prompt', '@nowhere.txt') == 2
+
+
+def test_an_impossible_prompt_is_refused_before_the_work(tmp_path, capsys):
+    """It used to be refused at the first samples, a thousand steps later, or at the end with no result written."""
+    assert run(tmp_path, '--text', '--type', 'bigram', '--prompt', '\N{SNOWMAN}') == 2
+    assert 'not in the vocabulary' in capsys.readouterr().err and not (tmp_path / 'out' / 'last.pt').exists()

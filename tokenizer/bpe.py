@@ -7,7 +7,6 @@ from collections import defaultdict
 from heapq import heapify, heappop, heappush
 from itertools import chain, pairwise
 from operator import add
-
 NEVER, CUT = 1 << 62, 1 << 63       # the rank of a pair that is no token, and of one that is in no token
 SHORT, MEMO, MEMO_KEY = 24, 1 << 17, 64     # bytes for which a list beats a heap; a memo's texts and their characters
 

@@ -7,7 +7,6 @@ import regex
 from .bpe import Memo, learn, merger, recover_merges
 from .text import GPT4_PATTERN, WORDS, clean, count_chunks, read, splitter
 MAX_ID = 0x10FFFF               # training writes tokens as characters, and that many there are
-
 class Tokenizer:
     """Tokenizer(pattern, {"<|special|>": id}).train(text, vocab_size).encode(text). No pattern: a text is one chunk."""
     def __init__(self, pattern=GPT4_PATTERN, special_tokens=None, ranks=None):
@@ -114,7 +113,7 @@ class Tokenizer:
         try:
             return Tokenizer.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except (ValueError, RecursionError) as error:                       # errors in JSON and UTF-8 are ValueErrors
-            raise ValueError(f"{path}: {error}") from None
+            raise ValueError(f"{path}: no usable tokenizer: {error}") from None
 def check(ranks, special_tokens):
     """Refuse, with the reason, a vocabulary that could not encode every text or decode every id."""
     if not isinstance(special_tokens, dict) or not all(isinstance(text, str) for text in special_tokens):

@@ -4,7 +4,6 @@ from pathlib import Path
 from unicodedata import category
 from .core import Tokenizer
 from .text import GPT2_PATTERN, GPT4_PATTERN, O200K_PATTERN
-
 END, PROMPT = "<|endoftext|>", "<|endofprompt|>"
 GPT4 = {END: 100257, "<|fim_prefix|>": 100258, "<|fim_middle|>": 100259, "<|fim_suffix|>": 100260, PROMPT: 100276}
 ALIASES = {"gpt2": "r50k_base", "gpt4": "cl100k_base", "gpt4o": "o200k_base"}
@@ -100,7 +99,6 @@ def write_vocab(tok, path):
     made = {i: f"{show[a]}{show[b]} -> " for (a, b), i in tok.merges.items()}
     lines = (f"{made.get(i, '')}{show[i]} {i}\n" for i in tok.vocab)
     Path(path).write_text("".join(lines), encoding="utf-8", newline="")
-
 class BasicTokenizer(Tokenizer):
     """minbpe's tokenizer without a pattern: save(prefix) writes .model and .vocab, load(file) changes the object."""
     def __init__(self): super().__init__(None)

@@ -5,7 +5,6 @@ from functools import partial
 from itertools import chain
 from multiprocessing import Pool
 import regex
-
 # GPT-2: contractions, letters, numbers and the rest, each with the space before it; then what space is left.
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 # GPT-4: contractions in any case, numbers in threes (no + behind the }: other engines read that as "many threes").

@@ -1,8 +1,5 @@
 """python -m micrograd: two moons, or a spiral of three arms, learned while you watch."""
-import math
-import os
-import random
-import sys
+import difflib, math, os, random, re, sys
 from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
 from pathlib import Path
 
@@ -60,8 +57,13 @@ def pictures(rows, model, wide=72, high=48):
     return '\n'.join(map(''.join, text)), '\n'.join(svg + ['</svg>', ''])
 
 def run(argv):
-    p = ArgumentParser('python -m micrograd', description=__doc__, formatter_class=ArgumentDefaultsHelpFormatter)
-    p.error = lambda message: p.exit(2, f"{p.prog}: {message}\n")  # one line, where argparse prints the usage too
+    p = ArgumentParser('python -m micrograd', description=__doc__, allow_abbrev=False,
+                       formatter_class=ArgumentDefaultsHelpFormatter)
+    def error(message):  # one line that knows what was perhaps meant, where argparse prints the usage
+        word = re.search("(?:arguments: |choice: ')([^ ']+)|$", message)[1]
+        p.exit(2, f"{p.prog}: {message}; try {(difflib.get_close_matches(word or '', known, 1) or ['--help'])[0]}\n")
+    p.error, known = error, ['moons', 'spiral', '--steps', '--seed', '--traced', '--version']
+    p.add_argument('--version', action='version', version='micrograd 1.0.0')
     p.add_argument('task', nargs='?', choices=['moons', 'spiral'], default='moons', help="what to learn")
     p.add_argument('--steps', type=int, default=100, help="steps of gradient descent, each over all points")
     p.add_argument('--seed', type=int, default=1337, help="for the points and the first weights")

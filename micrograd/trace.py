@@ -13,9 +13,7 @@ A recording holds what happened, not what might have. Numbers that are neither p
 is the way every `if` went: a comparison of Values is warned about. print(f) tells both. What a program reads from
 .data, or computes beside the Values, cannot be seen: it is a constant.
 """
-import math
-import sys
-import warnings
+import math, sys, warnings
 
 from . import engine, losses
 from .engine import Value, number, topological

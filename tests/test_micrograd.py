@@ -284,7 +284,8 @@ def test_the_seed_matters(tmp_path):
 
 
 @pytest.mark.parametrize('args, word', [(['--steps', '-1'], '-1'), (['--steps', 'x'], "'x'"), (['sun'], "'sun'"),
-                                        (['--seed', '4294967296'], '4294967296')])
+                                        (['--seed', '4294967296'], '4294967296'), (['moon'], 'try moons\n'),
+                                        (['--trased'], 'try --traced\n'), (['--step=3'], 'try --steps\n')])
 def test_a_wrong_option_is_one_line_and_exit_code_2(tmp_path, args, word):
     result = demo(*args, cwd=tmp_path)
     assert result.returncode == 2 and result.stdout == ''
@@ -292,6 +293,7 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(tmp_path, args, word):
 
 
 def test_help_shows_the_defaults(tmp_path):
+    assert demo('--version', cwd=tmp_path).stdout.startswith('micrograd 1.')
     result = demo('--help', cwd=tmp_path)
     text = ' '.join(result.stdout.split())  # argparse folds its lines where the terminal ends
     assert result.returncode == 0 and 'default: 100' in text and 'default: 1337' in text and 'default: moons' in text

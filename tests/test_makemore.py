@@ -1,6 +1,7 @@
 """The program through its front door: settings, folders, mistakes, pipes, and a model of one's own."""
 import io
 import json
+import os
 import re
 import shlex
 import signal
@@ -248,3 +249,22 @@ def test_a_new_model_is_one_class_in_one_place(train, run, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         makemore.main(['--help'])
     assert 'a coin with as many sides' in capsys.readouterr().out
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# A notebook
+
+def test_the_notebook_lines_of_the_readme_run(tmp_path, names):
+    """As they stand there, in a process of their own; only the list is shorter and the training quicker."""
+    readme = (PROGRAM.parent / 'README.md').read_text(encoding='utf-8')
+    blocks = re.findall(r'^```python\n(.*?)^```', readme, re.M | re.S)
+    (lines,) = [block for block in blocks if 'import makemore' in block]
+    assert 'makemore.load' in lines and 'makemore.sample' in lines and 'makemore.main' in lines
+    (tmp_path / 'names.txt').write_bytes(names.read_bytes())
+    before = ('import makemore\nfor cls in makemore.MODELS.values(): cls.prefers.update(max_steps=2, n_embd=8)\n'
+              'makemore.main(["--type", "mlp"])\n')
+    after = 'assert [text[:2] for text in makemore.sample(model, words, 10, prompt="ma")] == 10 * ["ma"]'
+    done = subprocess.run([sys.executable, '-'], input=before + lines + after, cwd=tmp_path, capture_output=True,
+                          text=True, env=os.environ | dict(PYTHONPATH=str(PROGRAM.parent)))
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob('out/*/result.json'))) == 1 + lines.count('makemore.main')

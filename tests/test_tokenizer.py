@@ -640,6 +640,15 @@ def test_a_slip_is_one_line_that_knows_the_way(args, hint, capsys):
     assert err.startswith("tokenizer: ") and err.count("\n") == 1 and hint in err and "Errno" not in err
 
 
+def test_any_script_goes_into_any_pipe(tok_file):
+    """Windows' pipes and the C locale are not UTF-8: the first letter beyond ASCII was an error."""
+    Tokenizer(None).train("ΩμέγαΩμέγα", 260).save(tok_file)
+    for command in ["show", "-t", str(tok_file)], ["merges", "-t", str(tok_file)]:
+        result = subprocess.run([sys.executable, "-m", "tokenizer", *command], input="Ωμέγα".encode(), cwd=ROOT,
+                                capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+        assert (result.returncode, result.stderr) == (0, b"") and "Ω" in result.stdout.decode()
+
+
 def test_help_shows_groups_defaults_and_examples(capsys):
     for flag in "--help", "--version":
         with pytest.raises(SystemExit) as stop:

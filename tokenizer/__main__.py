@@ -54,10 +54,9 @@ def compare(args):
         print(f"{name:30} {tok.vocab_size:10,} {n:10,} {len(text.encode()) / max(n, 1):11.3f}")
 def wrong(parser, message):
     """What is wrong and what was perhaps meant, for one line; argparse would print the usage too."""
-    words = re.findall(r"(?:arguments: |choice: ')([^\s']+)", message)
+    word = re.search(r"(?:arguments: |choice: ')([^\s']+)|$", message)[1] or ""
     known = [word for action in parser._actions for word in (*action.option_strings, *(action.choices or ()))]
-    near = difflib.get_close_matches(words[0], known, 1) if words else []
-    raise ValueError(f"{message}; try {near[0] if near else '--help'}")
+    raise ValueError(f"{message}; try {(difflib.get_close_matches(word, known, 1) or ['--help'])[0]}")
 def parse(argv=None):
     commands = {run.__name__: run for run in (train, encode, decode, show, merges, compare)}
     parser = argparse.ArgumentParser("python -m tokenizer", "%(prog)s COMMAND [FILE ...] [options]", __doc__,
@@ -84,6 +83,7 @@ def parse(argv=None):
 def main(argv=None):
     try:
         run, args = parse(argv)
+        if hasattr(sys.stdout, "reconfigure"): sys.stdout.reconfigure(encoding="utf-8")    # Windows has pipes that are not
         run(args)
         sys.stdout.flush()
     except KeyboardInterrupt: return 130

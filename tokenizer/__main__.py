@@ -83,7 +83,7 @@ def parse(argv=None):
 def main(argv=None):
     try:
         run, args = parse(argv)
-        if hasattr(sys.stdout, "reconfigure"): sys.stdout.reconfigure(encoding="utf-8")    # Windows has pipes that are not
+        if hasattr(sys.stdout, "reconfigure"): sys.stdout.reconfigure(encoding="utf-8")     # Windows pipes are not
         run(args)
         sys.stdout.flush()
     except KeyboardInterrupt: return 130

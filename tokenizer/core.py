@@ -124,5 +124,4 @@ def check(ranks, special_tokens):
     if odd:
         raise ValueError(f"{odd[0]!r}: ids are whole numbers up to {MAX_ID}; tokens are whole characters, never empty")
     if len(set(ids)) < len(ids): raise ValueError("two tokens have the same id")
-    if missing := {bytes([i]) for i in range(256)} - set(ranks):
-        raise ValueError(f"the vocabulary lacks the byte {min(missing)}")
+    if lacks := {bytes([i]) for i in range(256)} - set(ranks): raise ValueError(f"the vocabulary lacks {min(lacks)}")

@@ -1,5 +1,5 @@
 """Text into chunks. Merges never cross the border of a chunk, so no token holds halves of two words."""
-import os, re, signal
+import math, os, re, signal
 from collections import Counter
 from functools import partial
 from itertools import chain
@@ -33,7 +33,8 @@ def ascii_only(pattern):
     return re.compile(pattern, re.ASCII)
 def splitter(pattern):
     """A function that cuts a text into chunks, which together are the text: "a, b!", \\w+ -> "a", ", ", "b", "!"."""
-    try:
+    try:        # regex writes counted repeats out: those of "((a{9999}){9999}){9999}" would fill any memory
+        if math.prod(map(int, re.findall(r"[{,]\s*(\d+)", pattern or ""))) > 10**5: raise OverflowError("many repeats")
         compiled = regex.compile(r"(?s).+" if pattern is None else "" + pattern)      # a str, not bytes
     except (regex.error, TypeError, RecursionError, OverflowError) as error:
         raise ValueError(f"pattern {str(pattern)[:60]!r} is no regular expression: {error}") from None

@@ -13,6 +13,7 @@ import io
 import itertools
 import json
 import os
+import pkgutil
 import pty
 import random
 import re
@@ -102,7 +103,7 @@ def work(job):
     sys.stderr.reconfigure(line_buffering=True)
     tell(job['log'], 'began', True)
     for name, *numbers in job['plan']:
-        PLANS[name](job, *numbers)
+        (PLANS.get(name) or pkgutil.resolve_name(name))(job, *numbers)
     return makemore.main(job['args'])
 
 
@@ -220,6 +221,17 @@ def file_size(job, most):
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
+def limited(job, seconds):
+    """Nothing may be endless, and no mistake may take the machine down."""
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))      # SIGXCPU, then SIGKILL
+    resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
+
+
+def ascii_streams(job):
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(encoding='ascii', errors='strict' if stream is sys.stdout else 'backslashreplace')
+
+
 def as_nobody(job):
     os.setgroups([]), os.setgid(NOBODY), os.setuid(NOBODY)
 
@@ -237,7 +249,8 @@ def small_disk(job, kilobytes, more=''):
 
 
 PLANS = dict(calls=count_calls, torn=torn_write, reach=reach, interrupt_save=interrupt_save, file_size=file_size,
-             nobody=as_nobody, disk=small_disk, umask=lambda job, mask: os.umask(mask),
+             nobody=as_nobody, disk=small_disk, limited=limited, ascii_streams=ascii_streams,
+             umask=lambda job, mask: os.umask(mask),
              ignore=lambda job, number: signal.signal(number, signal.SIG_IGN),
              closed=lambda job, name: setattr(sys, name, None))      # what Python makes of a stream that is closed
 
@@ -347,8 +360,10 @@ def test_kill_9_at_any_moment(kind, undisturbed, go, names, tmp_path, request):
     while kills < left:
         two, best = tmp_path / f'two{kills}', float('inf')
         for attempt in itertools.count():
-            args = ['--resume', '-o', two] if (two / 'last.pt').exists() else line(kind, names, '-o', two, '--overwrite')
-            plan = ['calls', dice.randrange(calls)] if dice.random() < 0.5 else ['torn', dice.randrange(8), dice.random()]
+            args = ['--resume', '-o', two]
+            if not (two / 'last.pt').exists():      # it begins anew, and with it what is best
+                args, best = line(kind, names, '-o', two, '--overwrite'), float('inf')
+            plan = dice.choice([['calls', dice.randrange(calls)], ['torn', dice.randrange(8), dice.random()]])
             end = go(*args, plan=[plan] if attempt < 4 and kills < left else [])
             if end.code == 0:
                 break
@@ -671,7 +686,8 @@ def test_nothing_is_fetched_and_nothing_is_written_elsewhere(names, tmp_path):
         pytest.skip('strace is not here, or may not be used')
     bare = ['unshare', '-n'] if subprocess.run(['unshare', '-n', 'true'], capture_output=True).returncode == 0 else []
     log, home = tmp_path / 'trace', tmp_path / 'home'
-    for args in (line('mlp', names, '-o', 'work', '--tokenizer', 'bpe', '--vocab-size', 260), ['--resume', '-o', 'work']):
+    bpe = ['--tokenizer', 'bpe', '--vocab-size', 260]
+    for args in (line('mlp', names, '-o', 'work', *bpe), ['--resume', '-o', 'work']):
         done = real(*args, cwd=tmp_path, wrap=[*bare, 'strace', '-f', '-s', '4096', '-o', log, '-e',
                     'trace=file,connect,bind,sendto,ftruncate,openat'])
         assert done.returncode == 0, done.stderr

@@ -12,8 +12,10 @@ makemore: give it a text file with one thing per line, and it makes more things 
 All of it is in this file, to be read from the top and changed; the models come in the order in which one would invent
 them. Left out on purpose: configuration files, plug-ins, data loaders. A new model is one class.
 """
-import argparse, contextlib, difflib, functools, io, itertools, json, math, os, random, re, signal, sys, time, warnings
+import argparse, contextlib, difflib, functools, importlib, io, itertools, json, math, os, random, re
+import reprlib, signal, sys, time, warnings
 from collections import namedtuple
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -22,6 +24,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 __version__ = '1.0.0'
+sys.modules.setdefault('makemore', sys.modules[__name__])      # a script too is makemore to those that import it
+beside = importlib.import_module      # of inside.py and beyond.py: what only some options need
 
 class UserError(Exception):
     """Something the user can mend: told in one line, exit code 2."""
@@ -59,10 +63,13 @@ class Config:
     max_steps: int = fit(10000, 'steps to take; the rate falls to zero over them', least=0, most=10**9)
     warmup: int | None = fit(None, 'steps in which the rate rises to its peak (default: 1 in 20)', least=0)
     grad_clip: float | None = fit(1.0, 'largest norm of the gradient; none: any', least=0)
+    backprop: str = fit('autograd', 'autograd; manual; micrograd', choices=('autograd', 'manual', 'micrograd'))
     seed: int = fit(3407, 'seed of everything that is drawn', least=0, most=2**62)
     eval_interval: int = look(500, 'steps between evaluations and saves', least=1)
     sample_interval: int | None = look(1000, 'steps between samples; none: only at the end', least=1)
     diagnose: int | None = look(None, 'every so many steps look at activations, gradients and updates', least=1)
+    check_backprop: bool = look(False, 'hold the gradients of --backprop against autograd and end')
+    find_lr: bool = look(False, 'try ever larger learning rates, propose one and end')
     work_dir: str | None = work(None, 'folder of the run; by default a new one under out/, or the newest', '-o')
     resume: bool = work(False, 'go on with the run in the work dir')
     overwrite: bool = work(False, 'replace the run in the work dir')
@@ -90,7 +97,7 @@ def check(name, value):
     with contextlib.suppress(ValueError):
         value = kind(value) if isinstance(value, str) or kind is float and type(value) is int else value
     if type(value) is not kind:
-        raise UserError(f'{flag(name)} {value!r}: that is no {kind.__name__}')
+        raise UserError(f'{flag(name)} {reprlib.repr(value)}: that is no ' + {int: 'whole '}.get(kind, '') + 'number')
     least, most = limits.get('least', -math.inf), limits.get('most', sys.float_info.max)
     if kind is not str and not least <= value <= most:
         raise UserError(f'{flag(name)} {value}: must be at least {least}' + f', at most {most}' * ('most' in limits))
@@ -130,10 +137,10 @@ class Parser(argparse.ArgumentParser):
 def parse(argv=None):
     """What was typed, as checked settings."""
     typed = vars(Parser().parse_args(argv))
-    for name in {'num_workers', 'max_steps', 'top_k'} & typed.keys():      # what makemore once gave a meaning
-        if name == 'num_workers' or typed[name] == '-1':
-            say(f'{flag(name)} {typed.pop(name)} has no meaning here and is left out')
-    if len(modes := [name for name in ('sample_only', 'resume', 'overwrite') if name in typed]) > 1:
+    for name in [n for n in ('num_workers', 'max_steps', 'top_k') if n in typed and (n[0] == 'n' or typed[n] == '-1')]:
+        say(f'{flag(name)} {typed.pop(name)} has no meaning here and is left out')      # makemore gave it one
+    modes = [name for name in ('sample_only', 'resume', 'overwrite', 'check_backprop', 'find_lr') if name in typed]
+    if len(modes) > 1:
         raise UserError(f'{" and ".join(map(flag, modes))} contradict each other: choose one')
     if typed.get('prompt', '').startswith('@'):
         typed['prompt'] = ''.join(read_pieces(typed['prompt'][1:], 'utf-8', -1))
@@ -145,7 +152,8 @@ def settle(typed, saved={}):
         if KNOBS[name].metadata.get('arch') and typed[name] != saved[name]:
             raise UserError(f'{flag(name)} {typed[name]} contradicts the checkpoint, which has {saved[name]}')
     kind = typed.get('type', saved.get('type', Config.type))
-    return Config(**{**MODELS[kind].prefers, **saved, **typed, 'type': kind})
+    plain = dict(dropout=0.0) if typed.get('backprop') == 'micrograd' else {}      # scalars know no dropout
+    return Config(**{**MODELS[kind].prefers, **plain, **saved, **typed, 'type': kind})
 
 def carried(cfg):
     return {name: getattr(cfg, name) for name, f in KNOBS.items() if f.metadata['group'] in CARRIED}
@@ -162,20 +170,27 @@ def sum_over_ranks(*numbers):
         torch.distributed.all_reduce(total)
     return total.tolist()
 
+def shown(text, file):
+    """A text as it may be written: a terminal would take control characters as commands, so it gets their codes."""
+    text = text.encode(file.encoding or 'utf-8', 'backslashreplace').decode(file.encoding or 'utf-8')
+    return re.sub(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]', lambda m: repr(m[0])[1:-1], text) if file.isatty() else text
+
 def say(line, file=None):
     """A line for the reader, on stderr if not said otherwise, above the progress bar where there is one."""
     if rank() == 0:
-        (sys.modules['tqdm'].tqdm.write if 'tqdm' in sys.modules else print)(line, file=file or sys.stderr)
+        write, file = sys.modules['tqdm'].tqdm.write if 'tqdm' in sys.modules else print, file or sys.stderr
+        write(shown(line, file), file=file)
 
 def make_room(folder, old=('last.pt', 'best.pt', 'result.json')):
-    """The folder made, and rid of what an earlier run left in it."""
-    try:
+    """The folder made, rid of what an earlier run left in it, and locked until the process ends, however it ends."""
+    held = None
+    if rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(ModuleNotFoundError):
+            held = beside('beyond').lock(folder)
         for name in old:
             (folder / name).unlink(missing_ok=True)
-    except OSError as e:
-        kind = UserError if isinstance(e, (FileExistsError, NotADirectoryError)) else MachineError
-        raise kind(f'cannot write to {folder}: {e.strerror}') from None
+    return held
 
 @contextlib.contextmanager
 def machine_for(cfg):
@@ -189,25 +204,23 @@ def machine_for(cfg):
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         raise UserError(f'--device {cfg.device}: {str(e).splitlines()[0]}') from None
-    if grouped:
-        torch.distributed.init_process_group()      # gloo between CPUs, NCCL between GPUs
-    try:
-        yield str(device)
-    finally:
+    with contextlib.ExitStack() as stack:
         if grouped:
-            torch.distributed.destroy_process_group()
+            torch.distributed.init_process_group()      # gloo between CPUs, NCCL between GPUs
+            stack.callback(torch.distributed.destroy_process_group)
+        yield str(device)
 # ----------------------------------------------------------------------------------------------------------------------
 # Words: reading, splitting, encoding, batching
 CAP = 64              # the longest piece that a line is trained in where nobody says otherwise
 CHUNK = 2**17         # characters handled at a time: what stays in the cache goes three times as fast
 Items = namedtuple('Items', 'starts lengths')      # where each item begins in the flat tensor, how many targets it has
 
-def read_pieces(path, encoding, size=CHUNK):
-    """The file as strings of up to size characters (-1: all at once), without byte order mark, line ends as \\n."""
+def read_pieces(path, encoding, size=CHUNK, lines=False):
+    """The file as strings of size characters (-1: all), of lines up to the next line end; no mark, line ends as \\n."""
     try:
         raw = io.BytesIO(sys.stdin.buffer.read()) if path == '-' else open(path, 'rb')
         file = io.TextIOWrapper(raw, 'utf-8-sig' if encoding.lower() in ('utf-8', 'utf8') else encoding)
-        while piece := file.read(size):
+        while piece := file.read(size) + (file.readline() if lines else ''):
             yield piece
     except (OSError, LookupError) as e:
         raise UserError(f'cannot read {path}: {getattr(e, "strerror", e)}; see -i and --encoding') from None
@@ -217,36 +230,38 @@ def read_pieces(path, encoding, size=CHUNK):
         line = raw.read(bad).decode(encoding, 'ignore').count('\n') + 1
         raise UserError(f'{path}, line {line} is not {encoding}: name its encoding, as in --encoding latin-1') from None
 
-def tidy(text):
-    """Every line stripped, blank lines gone: ' emma \\n\\nava\\n' -> 'emma\\nava'."""
-    if re.search(r'\s\n|\n\s', text := text.strip()):      # one fast look spares most files the work
-        text = '\n'.join(filter(None, map(str.strip, text.split('\n'))))
-    return text
-
-def parts(text):
-    """A text in pieces of about CHUNK characters, cut behind a line end."""
-    at = 0
-    while at < len(text):
-        end = text.find('\n', at + CHUNK) + 1 or len(text)
-        yield text[at:end]
-        at = end
+def tidy(piece):
+    """Every line stripped and behind a line end, blank lines gone: ' emma \\n\\nava\\n' -> '\\nemma\\nava'."""
+    part = '\n' + piece.removesuffix('\n')
+    codes = code_points(part + '\n')      # two neighbours of white space, and there is something to do
+    if not part.isascii() or torch.maximum(codes[1:], codes[:-1]).min() <= 32:
+        part = ''.join('\n' + line for line in map(str.strip, piece.split('\n')) if line)
+    return part
 
 def code_points(text):
-    """'az' -> tensor([97, 122]); no loop, as UTF-32 is an array of integers already."""
-    raw = bytearray(text.encode('utf-32-le', 'surrogatepass'))
-    return torch.frombuffer(raw, dtype=torch.int32) if raw else torch.zeros(0, dtype=torch.int32)
+    """'az' -> tensor([97, 122]); no loop, as ASCII and UTF-32 are arrays of integers already."""
+    code, kind = ('ascii', torch.uint8) if text.isascii() else ('utf-32-le', torch.int32)
+    raw = bytearray(text.encode(code, 'surrogatepass'))
+    return torch.frombuffer(raw, dtype=kind) if raw else torch.zeros(0, dtype=kind)
 
-def fingerprints(text):
-    """A 64-bit number per line, to compare millions without keeping them: its codes times powers of a large odd number,
-    counted from the line's end, summed up; int64 wraps around, as a hash may."""
-    rows, n = [torch.zeros(0, dtype=torch.int64)], max(map(len, parts(text)), default=0) + 1
+def lines_of(flat):
+    """The items between the boundaries of a flat tensor: 0 e m m a 0 a v a 0 -> starts 0 and 5, lengths 5 and 4."""
+    kind = torch.int32 if len(flat) < 2**31 else torch.int64
+    ends = torch.cat([(part == 0).nonzero().flatten().to(kind) + i * CHUNK for i, part in enumerate(flat.split(CHUNK))])
+    return Items(ends[:-1], ends.diff())
+
+def fingerprints(flat, starts, lengths):
+    """A 64-bit number per line, to compare millions without sorting text: its tokens times powers of a large odd
+    number, counted from the line's end, summed up; int64 wraps around, as a hash may."""
+    ends, prints, first, n = starts + lengths, [], 0, CHUNK + int(lengths.max()) + 1
     up, down = (torch.full((n,), base).cumprod(0) for base in (0x1e3779b97f4a7c15, pow(0x1e3779b97f4a7c15, -1, 2**64)))
-    for part in parts(text):
-        codes = code_points(part.removesuffix('\n') + '\n')
-        ends = (codes == 10).nonzero().flatten()
-        total = ((codes + 1) * up[:len(codes)]).cumsum(0)[ends]
-        rows.append(total.diff(prepend=total.new_zeros(1)) * down[ends])
-    return torch.cat(rows)
+    cuts = torch.searchsorted(starts, torch.arange(0, len(flat), CHUNK, dtype=starts.dtype)).unique()
+    for part in filter(len, ends.tensor_split(cuts)):
+        at, total = part - first, flat[first:part[-1]].long()
+        total = total.mul_(up[:len(total)]).cumsum(0)[at - 1]
+        prints.append(total.diff(prepend=total.new_zeros(1)) * down[at])
+        first = part[-1]
+    return torch.cat(prints)
 
 def seeded(*numbers):
     """A generator for (seed, step, ...): what is drawn with it depends on nothing else."""
@@ -259,14 +274,13 @@ class Words:
     one further on. One long text (--text) has no boundary, its tokens count from 0.
     """
     def __init__(self, text=False, symbols='', tokenizer=None, longest=0, known=None):
-        self.text, self.symbols, self.longest, self.known = text, symbols, longest, known or {}
+        self.text, self.symbols, self.longest = text, symbols, longest
+        self.__dict__.update({} if known is None else dict(known=known))      # else worked out when it is asked for
         self.first = 0 if text else 1      # the id of the first symbol
         self.index = {symbol: i for i, symbol in enumerate(symbols, self.first)}
-        if tokenizer:
-            from tokenizer import Tokenizer
-            tokenizer = Tokenizer.from_dict(tokenizer)
-        self.tokenizer = tokenizer
-        self.vocab_size = self.first + (self.tokenizer.vocab_size if tokenizer else len(symbols))
+        self.tokenizer = beside('tokenizer').Tokenizer.from_dict(tokenizer) if tokenizer else None
+        self.vocab_size = V = self.first + (self.tokenizer.vocab_size if tokenizer else len(symbols))
+        self.kind = torch.uint8 if V <= 2**8 else torch.int16 if V <= 2**15 else torch.int32      # of a token in memory
 
     def state(self):
         return dict(text=self.text, symbols=self.symbols, longest=self.longest, known=self.known,
@@ -283,21 +297,29 @@ class Words:
     def tokens(self, text):
         """The same for a file's worth of text, as a small tensor, through a table from code point to token."""
         if self.tokenizer:
-            return torch.tensor(self.encode(text), dtype=torch.int32)
+            lines = [[0][:self.first] + self.encode(line) for line in (text[1:].split('\n') if self.first else [text])]
+            return torch.tensor(list(itertools.chain(*lines)), dtype=self.kind)
         if not hasattr(self, 'table'):
-            kind = torch.uint8 if self.vocab_size <= 2**8 else torch.int16 if self.vocab_size <= 2**15 else torch.int32
-            self.table = torch.zeros(0x110000, dtype=kind)      # what is no symbol, as the newline between lines, is 0
-            self.table[code_points(self.symbols).long()] = torch.arange(self.first, self.vocab_size, dtype=kind)
-        return self.table[code_points(text)]
+            self.table = torch.zeros(0x110000, dtype=self.kind)      # what is no symbol, as a newline in a line, is 0
+            self.table[code_points(self.symbols).long()] = torch.arange(self.first, self.vocab_size, dtype=self.kind)
+        return self.table.index_select(0, code_points(text).int())
 
     def decode(self, ids):
         """The text of some tokens, boundaries left out."""
         ids = [i - self.first for i in ids if i >= self.first]
         return self.tokenizer.decode(ids) if self.tokenizer else ''.join(self.symbols[i] for i in ids)
 
+    @functools.cached_property
+    def known(self):
+        """The fingerprints of all lines, made when they are asked for: a model's first save."""
+        prints, rows = fingerprints(self.flat, *self.lines), self.rows
+        return {'in train': prints[rows['train']], 'in dev or test': prints[torch.cat([rows['dev'], rows['test']])]}
+
     def kinds(self, texts):
         """For each text 'in train', 'in dev or test', 'new' or 'empty'."""
-        prints = fingerprints(''.join(text + '\n' for text in texts))
+        ids = [self.encode(text) if self.tokenizer or set(text) <= self.index.keys() else [-1] for text in texts]
+        flat = torch.tensor([0] + [i for row in ids for i in row + [0]])
+        prints = fingerprints(flat, *lines_of(flat))
         seen = {name: torch.isin(prints, table).tolist() for name, table in self.known.items()}
         return [next((k for k in seen if seen[k][i]), 'new' if text else 'empty') for i, text in enumerate(texts)]
 
@@ -305,87 +327,58 @@ def symbols_of(pieces):
     """All characters of a text, sorted, and how many it has: ['abba'] -> ('ab', 4)."""
     seen, count = torch.zeros(0x110000, dtype=torch.bool), 0
     for piece in pieces:
-        seen[code_points(piece).long()] = True
+        found = code_points(piece).bincount() > 0
+        seen[:len(found)] |= found
         count += len(piece)
     return ''.join(map(chr, seen.nonzero().flatten().tolist())), count
 
-def make_tokenizer(cfg, texts):
-    """A tokenizer as plain data: trained on the texts, or loaded from a file."""
-    from tokenizer import Tokenizer
-    try:
-        tokenizer = Tokenizer() if cfg.tokenizer == 'bpe' else Tokenizer.load(cfg.tokenizer)
-        if cfg.tokenizer == 'bpe':
-            tokenizer.train(texts, cfg.vocab_size)
-    except (OSError, ValueError) as e:
-        raise UserError(f'--tokenizer {cfg.tokenizer}: {e}') from None
-    return tokenizer.to_dict()
-
 def read_lines(cfg):
     """One thing per line. With characters there is no Python loop over characters or lines."""
-    text = tidy(''.join(read_pieces(cfg.input_file, cfg.encoding, -1)))
-    if not text:
+    pieces = [tidy(piece) for piece in read_pieces(cfg.input_file, cfg.encoding, lines=True)]
+    if not any(pieces):
         raise UserError(f'{cfg.input_file} holds nothing to learn from: it is empty or blank')
-    prints = fingerprints(text)
-    rows, left_out = split_rows(prints, cfg.split)
     if cfg.tokenizer == 'char':
-        words = Words(symbols=symbols_of(parts(text))[0].replace('\n', ''))
-        flat = torch.cat([words.tokens(part) for part in ('\n', *parts(text), '\n')])
+        words = Words(symbols=symbols_of(pieces)[0].replace('\n', ''))
     else:
-        lines = text.split('\n')
-        words = Words(tokenizer=make_tokenizer(cfg, [lines[i] for i in rows['train'].tolist()]))
-        flat = torch.tensor([0] + [i for line in lines for i in words.encode(line) + [0]], dtype=torch.int32)
-    ends = (flat == 0).nonzero().flatten()
-    words.flat, words.lines, words.rows, words.left_out = flat, Items(ends[:-1], ends.diff()), rows, left_out
-    words.longest, words.density = int(words.lines.lengths.max()) - 1, (len(flat) - 1) / (len(text) + 1)
-    words.known = {'in train': prints[rows['train']], 'in dev or test': prints[torch.cat([rows['dev'], rows['test']])]}
+        lines, beyond = ''.join(pieces).split('\n')[1:], beside('beyond')
+        train = split_rows(len(lines), cfg.split)['train']
+        words = Words(tokenizer=beyond.make_tokenizer(cfg, [lines[i] for i in train]))
+    n, pieces[-1] = sum(map(len, pieces)), pieces[-1] + '\n'
+    for i, piece in enumerate(pieces):      # in place: there is never a second copy of the data
+        pieces[i] = words.tokens(piece)
+    words.flat = torch.cat(pieces)
+    del pieces
+    words.lines = lines_of(words.flat)
+    words.longest, words.density = int(words.lines.lengths.max()) - 1, (len(words.flat) - 1) / n
+    words.rows, words.left_out = split_rows(len(words.lines.starts), cfg.split), {}
+    if cfg.split == 'honest':
+        leave_out(words)
     return words
 
-def split_rows(prints, split):
-    """Which lines are train, dev and test, as the lectures have it, and how many were left out of dev and test."""
-    n, order, left_out = len(prints), list(range(len(prints))) if len(prints) <= 10**6 else [], {}
+def leave_out(words):
+    """Dev and test without the lines that train contains. A sieve of 24 bits spares isin most of its sorting."""
+    prints, (train, dev, test) = fingerprints(words.flat, *words.lines), words.rows.values()
+    rest, prints = prints[torch.cat([dev, test])], prints.index_select(0, train)
+    sieve = torch.zeros(2**24, dtype=torch.bool).index_fill_(0, (rest >> 40).add_(2**23), True)
+    prints = torch.cat([part[sieve.index_select(0, (part >> 40).add_(2**23))] for part in prints.split(CHUNK)])
+    known = torch.isin(rest, prints).split([len(dev), len(test)])
+    for name, row, known in zip(('dev', 'test'), (dev, test), known):
+        words.rows[name], words.left_out[name] = row[~known], int(known.sum())
+
+def split_rows(n, split):
+    """Which lines are train, dev and test, as the lectures have it."""
+    order, n1, n2 = list(range(n if n <= 10**6 else 0)), max(1, int(0.8 * n)), max(1, int(0.9 * n))
     random.Random(42).shuffle(order)      # takes seconds for millions of lines: beyond one, torch does it
-    order = torch.tensor(order) if order else torch.randperm(n, generator=torch.Generator().manual_seed(42))
-    n1, n2 = max(1, int(0.8 * n)), max(1, int(0.9 * n))
-    rows = (dict(train=order, dev=order, test=order[:0]) if split == 'all' else
+    order = torch.tensor(order) if order else torch.randperm(
+        n, dtype=torch.int32, generator=torch.Generator().manual_seed(42))
+    return (dict(train=order, dev=order, test=order[:0]) if split == 'all' else
             dict(train=order[:n1], dev=order[n1:n2], test=order[n2:]))
-    known = torch.isin(prints[order[n1:]], prints[order[:n1]]).split((n2 - n1, n - n2)) if split == 'honest' else ()
-    for name, known in zip(('dev', 'test'), known):
-        rows[name], left_out[name] = rows[name][~known], int(known.sum())
-    return rows, left_out
-
-def read_text(cfg, folder=None):
-    """One long text, the first 90 % of it train. Its tokens lie in a file in the folder, which is mapped, not read."""
-    pieces = functools.partial(read_pieces, cfg.input_file, cfg.encoding)
-    if cfg.input_file == '-':      # a pipe can be read only once
-        whole = ''.join(pieces())
-        pieces = lambda size=CHUNK: (whole[i:i + size] for i in range(0, len(whole), size))
-    symbols, n = symbols_of(pieces())
-    if len(symbols) < 2 or n < 20:
-        raise UserError(f'{cfg.input_file} holds too little to learn from: 20 characters, not all the same, at least')
-    tokenizer, size, end, cut = None, min(CHUNK, -(-n // 10)), 0, 0      # a tenth at most: nine of ten pieces are train
-    if cfg.tokenizer != 'char':
-        tokenizer = make_tokenizer(cfg, itertools.islice(pieces(size), int(0.9 * n) // size))
-    words = Words(text=True, symbols='' if tokenizer else symbols, tokenizer=tokenizer)
-    room, kind, file = n * (4 if tokenizer else 1), words.tokens('').dtype, folder and str(folder / 'tokens.bin')
-    if file:
-        make_room(folder, old=())
-    flat = torch.from_file(file, True, room, dtype=kind) if file else torch.empty(room, dtype=kind)
-    for i, piece in enumerate(pieces(size), 1):
-        ids = words.tokens(piece)
-        flat[end:end + len(ids)] = ids
-        end += len(ids)
-        cut = end if i * size <= 0.9 * n else cut
-    cut = cut if tokenizer else int(0.9 * n)
-    words.flat, words.longest, words.density, words.left_out = flat[:end], cut, end / n, {}
-    words.lines = Items(torch.tensor([0, cut]), torch.tensor([cut - 1, end - cut - 1]))
-    words.rows = dict(train=torch.tensor([0]), dev=torch.tensor([1]), test=torch.tensor([], dtype=torch.int64))
-    return words
 
 def cut_words(words, span):
     """The items of each split: its lines, those longer than span cut into pieces."""
     words.span, words.splits = span, {}
     for name, rows in words.rows.items():
-        starts, lengths = (t[rows] for t in words.lines)
+        starts, lengths = (t.index_select(0, rows) for t in words.lines)
         if words.longest >= span:
             pieces = (lengths + span - 1) // span
             offset = (torch.arange(int(pieces.sum())) - (pieces.cumsum(0) - pieces).repeat_interleave(pieces)) * span
@@ -410,7 +403,8 @@ def batch(words, cfg, step, device='cpu'):
         n = len(items.starts)
         epoch, place = divmod(step, max(1, n // B))
         if getattr(words, 'epoch', None) != (cfg.seed, epoch):
-            words.epoch, words.order = (cfg.seed, epoch), torch.randperm(n, generator=seeded(cfg.seed, epoch))
+            words.epoch = (cfg.seed, epoch)
+            words.order = torch.randperm(n, dtype=torch.int32, generator=seeded(*words.epoch))
         rows = words.order[torch.arange(place * B, (place + 1) * B) % n]
         starts, lengths = items.starts[rows], items.lengths[rows]
     mine = slice(rank(), None, world())
@@ -448,7 +442,9 @@ class LanguageModel(nn.Module):
         return self.logits(idx[:, -1:] if cache else idx, cache)[:, -1]
 
 def table(n, channels):
-    return nn.Embedding.from_pretrained(0.12 * torch.randn(n, channels), freeze=False)
+    made = nn.Embedding(n, channels)
+    made.weight.data.mul_(0.12)
+    return made
 
 def start(module, scale=1.0):
     """As much noise comes out of every layer as goes in; a head gets a small scale: who knows nothing should say so."""
@@ -508,6 +504,8 @@ class NGram(LanguageModel):
     @torch.no_grad()
     def fit(self, words):
         starts, lengths = words.splits['train']
+        if words.text:      # of a huge one the split is only a part
+            starts, lengths = torch.tensor([0]), torch.tensor([words.longest - 1])
         item = torch.arange(len(starts)).repeat_interleave(lengths)
         place = torch.arange(len(item)) - (lengths.cumsum(0) - lengths)[item]      # of each token within its item
         at, depth = starts[item] + place, (place + 1).clamp(max=self.context)
@@ -521,12 +519,12 @@ class NGram(LanguageModel):
             longer, counts = ends[k].unique(return_counts=True)
             setattr(self, f'pairs{k}', torch.cat([longer, longer.new_tensor([2**63 - 1])]))
             setattr(self, f'counts{k}', F.pad(counts.cumsum(0), (1, 0)))
-        if self.fake is None and len(words.splits['dev'].starts):
-            x, y = gather(words, *(t[:10000] for t in words.splits['dev']))
-            losses = {}
-            for self.discount in torch.arange(0.5, 1, 0.02, dtype=torch.float64):
-                losses[self(x, y).item()] = self.discount
-            self.discount = losses[min(losses)]
+        if self.fake is None and len(dev := words.splits['dev'].starts):      # all discounts at once, on a part of dev
+            every = 1 + len(dev) * int(words.splits['dev'].lengths.max()) // 2**17
+            x, y = gather(words, *(t[::every] for t in words.splits['dev']))
+            self.discount = discounts = torch.arange(0.5, 1, 0.02, dtype=torch.float64)[:, None, None, None]
+            p = self.probability(x, y.clamp(min=0)[..., None])[..., 0]      # (discounts, B, T)
+            self.discount = discounts.flatten()[p[:, y >= 0].log().mean(1).argmax()]
 
     def probability(self, idx, w):
         """Of the tokens w (B, T, M), from the shortest context to the longest, each correcting the one before."""
@@ -706,14 +704,10 @@ class BagOfWords(LanguageModel):
                                   for _ in range(cfg.n_layer))
 
     def logits(self, idx, cache=None):
-        past = cache[0].size(1) if cache else 0      # per layer the sums so far, (B, T, C): their number is the place
-        where = torch.arange(past, past + idx.size(1), device=idx.device)
+        where = torch.arange(idx.size(1), device=idx.device)
         x = self.what(idx) + self.where(where)
-        for i, mlp in enumerate(self.mlps):
-            total = x.cumsum(1) + (cache[i][:, -1:] if past else 0)
-            if cache is not None:
-                cache[i] = torch.cat([cache[i], total], 1) if past else total
-            x = x + total / (where + 1)[:, None]
+        for mlp in self.mlps:
+            x = x + x.cumsum(1) / (where + 1)[:, None]
             x = x + mlp(x)
         return self.head(x)      # (B, T, V)
 
@@ -770,11 +764,10 @@ class Transformer(LanguageModel):
         self.drop, self.blocks = RowDropout(cfg.dropout), nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer))
         self.norm, self.head = nn.LayerNorm(cfg.n_embd), start(nn.Linear(cfg.n_embd, vocab_size, bias=False), 0.1)
 
-    def logits(self, idx, cache=None):
-        past = next(iter(cache.values())).size(3) if cache else 0
-        return self.run(idx, torch.arange(past, past + idx.size(1), device=idx.device), None, cache)
-
-    def run(self, idx, where, mask=None, cache=None):
+    def logits(self, idx, cache=None, where=None, mask=None):
+        if where is None:
+            past = next(iter(cache.values())).size(3) if cache else 0
+            where = torch.arange(past, past + idx.size(1), device=idx.device)
         x = self.drop(self.what(idx) + self.where(where))
         for block in self.blocks:
             x = block(x, mask, cache)
@@ -789,7 +782,7 @@ class Transformer(LanguageModel):
         at = nn.utils.rnn.pad_sequence([idx.new_tensor(row) for row in rows], True, B * T)      # (R, W)
         item = at // T
         mask = torch.where((item[:, None, :, None] == item[:, None, None, :]).tril(), 0.0, -math.inf)      # (R,1,W,W)
-        logits = self.run(F.pad(idx.flatten(), (0, 1))[at], at % T, mask)
+        logits = self.logits(F.pad(idx.flatten(), (0, 1))[at], None, at % T, mask)
         y = F.pad(targets.flatten(), (0, 1), value=-1)[at]
         return F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-1)
 # ----------------------------------------------------------------------------------------------------------------------
@@ -856,7 +849,8 @@ class Run:
     model: nn.Module
     folder: Path | None = None
     device: str = 'cpu'
-    optimizer: torch.optim.Optimizer | None = None
+    optimizer: 'AdamW | None' = None
+    backprop: Callable | None = None      # leaves the gradients in p.grad
     step: int = 0
     best: float = math.inf      # lowest dev loss so far
     seconds: float = 0.0
@@ -865,7 +859,7 @@ class Run:
         """best.pt to sample from, last.pt to resume from."""
         content = dict(version=1, settings=carried(self.cfg), words=self.words.state(), step=self.step,
                        best=self.best, seconds=self.seconds, model=self.model.state_dict(),
-                       optimizer=self.optimizer.state_dict() if self.optimizer and name == 'last.pt' else None)
+                       optimizer=self.optimizer.state if self.optimizer and name == 'last.pt' else None)
         if rank() == 0:
             save_whole(self.folder / name, lambda file: torch.save(content, file))
 
@@ -882,18 +876,28 @@ def save_whole(path, write):
         beside.unlink(missing_ok=True)
         raise MachineError(f'cannot save {path}: {str(e).splitlines()[0]}; what was there is untouched') from None
 
+class Blank(torch.overrides.TorchFunctionMode):
+    """Leaves new weights as they are: they will be replaced, and to draw on 'meta' torch imports a compiler first."""
+    def __torch_function__(self, f, types, args=(), kwargs=None):
+        return kwargs['tensor'] if getattr(f, '__module__', '') == 'torch.nn.init' else f(*args, **kwargs or {})
+
 def restore(path, typed={}):
     """A run from a checkpoint, and its optimizer's state. Only tensors and plain types are let in, no code is run."""
     try:
+        with contextlib.suppress(ModuleNotFoundError):
+            beside('beyond').look_into(path)
         content = torch.load(path, map_location='cpu', weights_only=True)
         if int(content['version']) != 1:
             raise ValueError(f'it has version {content["version"]}, this program reads version 1')
         saved, words = {n: check(n, value) for n, value in content['settings'].items()}, Words(**content['words'])
-        with torch.device('meta'):      # a model without memory: it gets as large as the file, not as the file claims
+        with torch.device('meta'), Blank():      # a model without memory: as large as the file, not as it claims
             model = MODELS[saved['type']](Config(**saved), words.vocab_size).eval()
         model.load_state_dict(content['model'], assign=True)
-        if not all(t.isfinite().all() for t in model.state_dict().values()):
-            raise ValueError('not all of its weights are finite')
+        moments, tensors = content.get('optimizer') or [], [*model.state_dict().values(), *words.known.values()]
+        shapes = [t.shape for t in moments][1:] in ([], 2 * [p.shape for p in model.parameters()])
+        if not (shapes and 0 <= words.longest < 2**40 and all(t.is_contiguous() for t in moments + tensors)
+                and all(t.isfinite().all() for t in tensors)):
+            raise ValueError('not all of its weights are finite, or it claims more than it holds')
         sample(model, words, 1, length=min(2, words.longest + 2))      # does it speak?
         run = Run(settle({}, saved), words, model, path.parent, step=int(content['step']), best=float(content['best']),
                   seconds=float(content['seconds']))
@@ -902,7 +906,7 @@ def restore(path, typed={}):
     run.cfg = settle(typed, saved)
     for m in filter(lambda m: isinstance(m, nn.Dropout), model.modules()):
         m.p = run.cfg.dropout
-    return run, content.get('optimizer')
+    return run, moments
 
 def find_run(typed, name):
     """The folder of the run that is meant: the one typed, or the newest (of the type, if typed) inside it or out/."""
@@ -927,7 +931,7 @@ def load(folder='out', device='cpu'):
     run, _ = restore(find_run(dict(work_dir=folder), 'best.pt') / 'best.pt')
     return run.model.to(device).eval(), run.words
 # ----------------------------------------------------------------------------------------------------------------------
-# Measuring
+# Measuring and training
 @torch.no_grad()
 def evaluate(run, split):
     """Exact loss over a split: nats summed, targets counted, the ranks sharing the work; None where it is empty."""
@@ -944,45 +948,9 @@ def evaluate(run, split):
     nats, count = sum_over_ranks(nats, count)
     return nats / count if count else None
 
-@contextlib.contextmanager
-def diagnosis(run, board):
-    """Around a step: what the non-linearities saw and made of it, the gradients, and how far every matrix moved."""
-    seen, kinds = {}, (nn.Tanh, nn.Sigmoid, nn.GELU)
-    def note(name):
-        return lambda m, inputs, out: seen.setdefault(name, []).append((inputs[0].detach(), out.detach()))
-    hooks = [m.register_forward_hook(note(name)) for name, m in run.model.named_modules() if isinstance(m, kinds)]
-    before = {name: p.detach().clone() for name, p in run.model.named_parameters() if p.ndim == 2}
-    yield
-    for hook in hooks:
-        hook.remove()
-    for name, pairs in seen.items():
-        pre, out = (torch.cat([t.flatten(0, -2) for t in ts]).float().cpu() for ts in zip(*pairs))      # (N, neurons)
-        stuck = (-pre if isinstance(run.model.get_submodule(name), nn.GELU) else pre.abs()) > 2.1      # |tanh| > 0.97
-        say(f'step {run.step:6} | {name:20} | mean {out.mean():+.3f} std {out.std():.3f} | saturated '
-            f'{100 * stuck.float().mean():5.2f} % | dead neurons {int(stuck.all(0).sum())}')
-        board.add_image(f'saturated/{name}', stuck[None, :200], run.step)      # a dead neuron is a white column
-        board.add_histogram(f'activation/{name}', out, run.step)
-        board.add_histogram(f'pre-activation/{name}', pre, run.step)
-    for name, old in before.items():
-        new, grad = run.model.get_parameter(name).detach(), run.model.get_parameter(name).grad
-        ratio, moved = (grad.std() / old.std()).item(), ((new - old).std() / old.std()).log10().item()
-        say(f'step {run.step:6} | {name:20} | grad:data {ratio:.2e} | update:data 10**{moved:.1f}, about -3 is good')
-        board.add_histogram(f'gradient/{name}', grad, run.step)
-        board.add_scalar(f'grad to data/{name}', ratio, run.step)
-        board.add_scalars(f'log10 update to data/{name}', dict(moved=moved, guide=-3.0), run.step)
-# ----------------------------------------------------------------------------------------------------------------------
-# Training
-class Silent:
-    """In the place of TensorBoard's writer: every call does nothing."""
-    def __getattr__(self, name):
-        return lambda *values, **more: None
-def open_board(folder):
-    """Where curves and pictures go. Without TensorBoard they are missing, and nothing else is."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return say('TensorBoard is not installed, so there are no curves: pip install tensorboard') or Silent()
-    return SummaryWriter(folder) if rank() == 0 else Silent()
+def curves(board, step, numbers):
+    for name, number in numbers.items() if board else ():
+        board.add_scalar(name, number, step)
 
 @contextlib.contextmanager
 def stop_signals():
@@ -1002,32 +970,50 @@ def rate(cfg, step):
         return cfg.learning_rate * (step + 1) / warmup
     return cfg.learning_rate * (1 + math.cos(math.pi * (step - warmup) / max(1, cfg.max_steps - warmup))) / 2
 
-def make_optimizer(model, cfg):
-    """AdamW. Only matrices decay: pulling biases, gains and norms towards zero would be pointless."""
-    groups = [dict(params=[p for p in model.parameters() if p.ndim >= 2], weight_decay=cfg.weight_decay),
-              dict(params=[p for p in model.parameters() if p.ndim < 2], weight_decay=0.0)]
-    return torch.optim.AdamW([g for g in groups if g['params']], lr=cfg.learning_rate, betas=(0.9, 0.99), fused=True)
+class AdamW:
+    """torch's own kernel, called directly: what torch.optim does around it costs a small model a third of its step, and
+    imports a compiler first, for two seconds. Only matrices decay: biases and norms have no reason to go to zero."""
+    def __init__(self, model, cfg):
+        self.cfg, self.params = cfg, list(model.parameters())
+        self.means, self.squares = ([torch.zeros_like(p) for p in self.params] for _ in 'mv')
+        self.count = torch.zeros((), device=self.params[0].device)
+        self.state = [self.count, *self.means, *self.squares]
 
-def take_step(run, net):
+    @torch.no_grad()
+    def step(self, rate):
+        """Update with the gradients, cut to grad_clip together; the norm that they had."""
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.params]
+        norm = torch.stack(torch._foreach_norm(grads)).norm().item()
+        if norm > (self.cfg.grad_clip or math.inf):
+            torch._foreach_mul_(grads, self.cfg.grad_clip / norm)
+        for p in (p for p in self.params if p.ndim >= 2):
+            p.mul_(1 - rate * self.cfg.weight_decay)
+        self.count += 1
+        torch._fused_adamw_(self.params, grads, self.means, self.squares, [], [self.count] * len(grads), lr=rate,
+                            beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=0.0, amsgrad=False, maximize=False)
+        return norm
+
+def by_autograd(net, x, y, share=1.0):
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
+        loss = net(x, y)
+    (loss * share).backward()
+    return loss
+
+def take_step(run, net, lr=None):
     """Schedule, batch, forward, backward, step. The loss, and the norm of its gradient."""
     cfg = run.cfg
-    for group in run.optimizer.param_groups:
-        group['lr'] = rate(cfg, run.step)
     x, y, share = batch(run.words, cfg, run.step, run.device)
     if cfg.dropout:      # what is dropped hangs on (seed, step) too: no generator has to be saved
         torch.manual_seed(seeded(cfg.seed, run.step, rank()).initial_seed())
-    run.optimizer.zero_grad(set_to_none=True)
-    with torch.autocast('cuda', torch.bfloat16) if run.device.startswith('cuda') else contextlib.nullcontext():
-        loss = net(x, y)
-    (loss * share).backward()
-    norm = nn.utils.clip_grad_norm_(run.model.parameters(), cfg.grad_clip or math.inf)
-    run.optimizer.step()
+    run.model.zero_grad()
+    loss = run.backprop(net, x, y, share)
+    norm = run.optimizer.step(rate(cfg, run.step) if lr is None else lr)
     run.step += 1
-    return loss.item(), norm.item()
+    return loss.item(), norm
 
-def train(run, board=Silent(), caught=()):
+def train(run, board=None, caught=()):
     """Steps until max_steps, with a pause once in a while; False when a signal was caught."""
-    from tqdm import tqdm
+    from tqdm.auto import tqdm
     cfg, first, losses, clock = run.cfg, run.step, [], time.perf_counter()
     net = torch.compile(run.model) if cfg.compile else run.model
     net = nn.parallel.DistributedDataParallel(net) if world() > 1 else net
@@ -1042,27 +1028,34 @@ def train(run, board=Silent(), caught=()):
                 show_samples(run, board)
             if last_step or stop:
                 return last_step
-            with diagnosis(run, board) if cfg.diagnose and run.step % cfg.diagnose == 0 else contextlib.nullcontext():
+            watched = cfg.diagnose and run.step % cfg.diagnose == 0
+            with beside('inside').diagnosis(run, board) if watched else contextlib.nullcontext():
                 loss, norm = take_step(run, net)
             if not math.isfinite(loss + norm):
                 raise MachineError(f'step {run.step}: loss {loss}, gradient {norm}; try a lower --learning-rate than '
                                    f'{cfg.learning_rate}; {run.folder} keeps the last good checkpoint')
             losses.append(loss)
+            if len(losses) == run.step - first == 20:
+                to_go = bar.format_interval((time.perf_counter() - clock) / 20 * (cfg.max_steps - run.step))
+                say(f'the rest will take about {to_go}')
             if run.step % 10 == 0:
-                board.add_scalar('gradient norm', norm, run.step)
-                board.add_scalar('learning rate', rate(cfg, run.step), run.step)
+                curves(board, run.step, {'gradient norm': norm, 'learning rate': rate(cfg, run.step)})
             bar.set_postfix_str(f'loss {loss:.4f}, rate {rate(cfg, run.step):.1e}', refresh=False)
             bar.update()
 
 def pause(run, board, losses, seconds):
     """Measure and save, the best before the last: a kill in between loses nothing."""
-    dev, mean, run.seconds = evaluate(run, run.words.judge), sum(losses) / max(1, len(losses)), run.seconds + seconds
-    say(f'step {run.step:6} | ' + f'train {mean:.4f} | ' * bool(losses) + f'{run.words.judge} split {dev:.4f}')
-    board.add_scalar('loss/dev', dev, run.step)
+    dev, mean, run.seconds = evaluate(run, 'dev'), sum(losses) / max(1, len(losses)), run.seconds + seconds
+    name, dev = ('dev loss', dev) if dev is not None else ('all of train', evaluate(run, 'train'))
+    say(f'step {run.step:6} | ' + f'train loss {mean:.4f} | ' * bool(losses) + f'{name} {dev:.4f}')
+    if run.step == 0 and run.optimizer:
+        even = math.log(run.words.vocab_size)
+        off = '; this is more than 10 % off: look at the initialization' * (abs(dev / even - 1) > 0.1)
+        say(f'who knows nothing has a loss of ln {run.words.vocab_size} = {even:.4f}{off}')
     if losses:
-        board.add_scalar('loss/train', mean, run.step)
         tokens = len(losses) * run.cfg.batch_size * run.words.splits['train'].lengths.double().mean().item()
-        board.add_scalar('tokens per second', tokens / seconds, run.step)
+        curves(board, run.step, {'loss/train': mean, 'tokens per second': tokens / seconds})
+    curves(board, run.step, {'loss/dev': dev})
     if dev < run.best or run.best == math.inf:
         run.best = dev
         run.save('best.pt')
@@ -1077,8 +1070,9 @@ def show_samples(run, board):
     for text, kind in zip(texts, ['text'] if words.text else words.kinds(texts)):
         groups.setdefault(kind, []).append(text)
     for kind, group in sorted(groups.items(), reverse=True):
-        say(text if words.text else f'{kind} ({len(group)}): {", ".join(group)}', sys.stdout)
-        board.add_text(f'samples/{kind}', ', '.join(group), run.step)
+        say(text if words.text else f'{kind} ({len(group)}): {", ".join(group)}'.strip(': '), sys.stdout)
+        if board:
+            board.add_text(f'samples/{kind}', ', '.join(group), run.step)
 
 def finish(run, board):
     """The best model, measured once on everything, the test split included; the result as JSON."""
@@ -1095,27 +1089,23 @@ def finish(run, board):
             per = f', {loss * words.density:.4f} per character' if words.tokenizer else ''
             say(f'{split:5} loss {loss:.4f}, perplexity {math.exp(min(99, loss)):.3f}{per}', sys.stdout)
     say('' if words.text else f'{100 * result["novelty"]:.0f} % of 1,000 samples are new', sys.stdout)
-    tables = [m.weight.detach() for m in run.model.modules() if isinstance(m, nn.Embedding)]
-    if tables and len(tables[0]) == len(words.symbols) + words.first:
-        board.add_embedding(tables[0], [repr(symbol) for symbol in '.' * words.first + words.symbols])
-    plain = {name: v if isinstance(v, (bool, int, float)) else str(v) for name, v in carried(run.cfg).items()}
-    board.add_hparams(plain, {f'result/{name}': v for name, v in result.items() if isinstance(v, float)}, run_name='.')
-    board.close()
+    say(f'more of them: python makemore.py --sample-only -o {run.folder}')
+    if board:
+        beside('inside').exhibit(run, result, board)
 # ----------------------------------------------------------------------------------------------------------------------
 # main
 def read(cfg, folder=None):
     """The words, cut to what the model takes, and a line for the reader about them."""
-    words, model = read_text(cfg, folder) if cfg.text else read_lines(cfg), MODELS[cfg.type]
+    words, model = beside('beyond').read_text(cfg, folder) if cfg.text else read_lines(cfg), MODELS[cfg.type]
     words.encode(cfg.prompt)      # a prompt that cannot be is refused before the work, not after it
     cfg.block_size = model.window(cfg, words.longest)
     cut_words(words, model.span or cfg.block_size)
-    counts = {name: len(rows) for name, rows in words.rows.items()}
-    words.judge = 'dev' if len(words.splits['dev'].starts) else 'train'      # the split that chooses the best model
-    sizes = ', '.join(f'{n:,} {name}' if n else f'no {name}' for name, n in counts.items())
-    say(f'{cfg.input_file}: {len(words.flat):,} tokens of {words.vocab_size} kinds; '
-        + (f'{words.longest:,} of them train' if cfg.text else f'{len(words.lines.starts):,} lines: {sizes}')
-        + ', shuffled by torch' * (len(words.lines.starts) > 10**6)
-        + ''.join(f'; {n} that train contains left out of {name}' for name, n in words.left_out.items() if n))
+    sizes = ', '.join(f'{len(rows):,} {name}' if len(rows) else f'no {name}' for name, rows in words.rows.items())
+    lines = len(words.lines.starts)
+    say(f'{cfg.input_file}: ' + f'{lines:,} lines, ' * (not cfg.text) + f'{len(words.flat):,} tokens of '
+        f'{words.vocab_size} kinds\n' + (f'{words.longest:,} of them train, the rest dev' if cfg.text else sizes)
+        + ', shuffled by torch' * (lines > 10**6)
+        + f'; {sum(words.left_out.values()):,} that train has too are left out' * any(words.left_out.values()))
     if words.longest >= words.span and not cfg.text:
         say(f'lines of more than {words.span - 1} tokens are cut into pieces of {words.span}')
     return words
@@ -1124,7 +1114,9 @@ def start_run(typed, device):
     """A new run, or an old one to go on with."""
     torch.set_num_threads(typed.get('threads') or 1)
     if typed.get('resume'):
-        run, optimizer = restore(find_run(typed, 'last.pt') / 'last.pt', typed)
+        folder = find_run(typed, 'last.pt')
+        lock = make_room(folder, old=())
+        run, optimizer = restore(folder / 'last.pt', typed)
         symbols, run.words = run.words.symbols, read(run.cfg, run.folder)
         if run.words.symbols != symbols:
             raise UserError(f'{run.cfg.input_file} has other characters than the data that {run.folder} was trained on')
@@ -1132,28 +1124,33 @@ def start_run(typed, device):
             raise UserError(f'{run.folder} is at step {run.step} already, beyond --max-steps {run.cfg.max_steps}')
         run.best = min(run.best, restore(run.folder / 'best.pt')[0].best)      # a kill may have come between the two
     else:
-        cfg, optimizer = settle(typed), None
+        cfg, optimizer, lock = settle(typed), None, None
         box = [new_folder(cfg) if rank() == 0 else None]
         if world() > 1:      # all go by the folder that the first one has found
             torch.distributed.broadcast_object_list(box)
         words = read(cfg, box[0])
         torch.manual_seed(cfg.seed)
         run = Run(cfg, words, MODELS[cfg.type](cfg, words.vocab_size), box[0])
-        make_room(run.folder)
-    run.device, run.model = device, run.model.to(device).train()
-    run.optimizer = None if hasattr(run.model, 'fit') else make_optimizer(run.model, run.cfg)
-    if optimizer:
-        run.optimizer.load_state_dict(optimizer)
+    run.device, run.model, run.lock, run.backprop = device, run.model.to(device).train(), lock, by_autograd
+    if run.cfg.backprop != 'autograd':
+        run.backprop = beside('inside').backprop(run)
+    run.optimizer = None if hasattr(run.model, 'fit') else AdamW(run.model, run.cfg)
+    for new, old in zip(run.optimizer.state, optimizer, strict=True) if optimizer else ():
+        new.copy_(old)
     return run
 
 def train_run(typed, device):
     with stop_signals() as caught:
         run = start_run(typed, device)
         cfg = run.cfg
-        size = sum(p.numel() for p in run.model.parameters())
-        say(f'{cfg.type}: {size:,} parameters, {cfg.max_steps:,} steps on {device}; all of it goes to {run.folder}, '
-            f'to be seen with: tensorboard --logdir {run.folder.parent}')
-        board = open_board(run.folder)
+        if cfg.check_backprop or cfg.find_lr:
+            return beside('inside').answer(run)
+        run.lock = run.lock or make_room(run.folder)
+        size, board = sum(p.numel() for p in run.model.parameters()), None
+        say(f'{cfg.type}: ' + (f'{size:,} parameters, {cfg.max_steps:,} steps on {device}' if size else 'it counts')
+            + f'\nsaved in {run.folder}; to look at it: tensorboard --logdir {run.folder.parent}')
+        with contextlib.suppress(ModuleNotFoundError):      # whoever copied makemore.py alone gets no curves
+            board = beside('inside').open_board(run.folder)
         if hasattr(run.model, 'fit'):
             run.model.fit(run.words)
             pause(run, board, [], 0)
@@ -1169,30 +1166,33 @@ def sample_run(typed, device):
     cfg, words, model = run.cfg, run.words, run.model.to(device)
     say(f'{run.folder}: {cfg.type}, step {run.step}, dev loss {run.best:.4f}')
     how = dict(temperature=cfg.temperature, top_k=cfg.top_k, top_p=cfg.top_p)
-    if words.text:      # one sample, written as it comes
-        start, rng = torch.tensor([words.encode(cfg.prompt) or [0]]), torch.Generator().manual_seed(cfg.seed)
-        ids = (ids[0] for _, ids in generate(model, start, rng, cfg.length or 500, None, **how))
-        for piece in words.tokenizer.decode_stream(ids) if words.tokenizer else (words.decode([i]) for i in ids):
-            print(piece, end='', flush=True)
-        return print()
+    if words.text:
+        return beside('beyond').stream(model, words, cfg, how)
     texts = sample(model, words, cfg.num_samples, cfg.prompt, cfg.seed, cfg.new_only, cfg.length, **how)
-    print(*texts, sep='\n', end='\n' if texts else '')
+    print(shown(''.join(text + '\n' for text in texts), sys.stdout), end='')
     if len(texts) < cfg.num_samples:
         say(f'only {len(texts)} new ones turned up; a higher --temperature brings more')
 
 def main(argv=None):
     """Run a command line. Exit code 0: done, 1: the machine failed, 2: the user's input, 130 and 143: interrupted."""
     try:
+        sys.stdout, sys.stderr = (file or open(os.devnull, 'w') for file in (sys.stdout, sys.stderr))
         warnings.showwarning = lambda message, *where: say(str(message))      # one line for the reader, as all else
         typed = parse(argv)
+        if 'TORCHELASTIC_RUN_ID' in os.environ:
+            typed = beside('beyond').restarted(typed)
         with machine_for(Config(**typed)) as device:
-            return (sample_run if typed.get('sample_only') else train_run)(typed, device) or 0
-    except (UserError, MachineError) as e:
-        print(f'makemore: {e}', file=sys.stderr)
-        return 2 if isinstance(e, UserError) else 1
-    except BrokenPipeError:      # whoever read our output has seen enough, as head -1 has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+            code = (sample_run if typed.get('sample_only') else train_run)(typed, device) or 0
+        sys.stdout.flush()      # here a full disk or a closed pipe can still be told
+        return code
+    except (UserError, MachineError, ModuleNotFoundError, OSError) as e:
+        if isinstance(e, OSError):      # it may be stdout that failed, and it would once more at the very end
+            with contextlib.suppress(io.UnsupportedOperation):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(e, BrokenPipeError):      # whoever read our output has seen enough, as head -1 has
+            return 0
+        print(shown(f'makemore: {e}', sys.stderr), file=sys.stderr)
+        return 2 if isinstance(e, (UserError, ModuleNotFoundError, FileExistsError, NotADirectoryError)) else 1
     except KeyboardInterrupt:
         return 130
 

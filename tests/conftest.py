@@ -14,8 +14,18 @@ Result = collections.namedtuple('Result', 'code out err')
 
 
 def pytest_addoption(parser):
-    """Here and not beside the lectures, as pytest looks for options only where it starts."""
-    parser.addoption('--long', action='store_true', help="also the lectures' runs of minutes")
+    parser.addoption('--long', action='store_true', help='also what takes minutes')
+
+
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'long: takes minutes, runs with --long only')
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption('--long'):
+        for item in items:
+            if item.get_closest_marker('long'):
+                item.add_marker(pytest.mark.skip(reason='takes minutes: run with --long'))
 
 
 # A net so small that a step takes a millisecond; a type takes from it what it needs, so that it does for new ones too.

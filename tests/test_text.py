@@ -1,4 +1,5 @@
 """One long text, tokens other than characters, several processes, and the look inside."""
+import io
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import beyond
 import makemore
 
 PLAY = ''.join(f'SPEAKER {"ABCDEFG"[i % 7]}:\nWhat is it that you {"say do hear see".split()[i % 4]}, good sir?\n\n'
@@ -61,6 +63,147 @@ def test_a_text_is_trained_on_in_random_windows_and_judged_in_blocks(tmp_path):
 def test_the_tokens_of_a_text_lie_in_the_folder(tmp_path):
     assert run(tmp_path, '--text', '--type', 'bigram', '--max-steps', '1') == 0
     assert (tmp_path / 'out' / 'tokens.bin').stat().st_size == len(PLAY)      # one byte each
+
+
+def again(err):
+    return 'tokens.bin is used again' in err
+
+
+def test_the_tokens_of_a_text_are_used_again_while_nothing_has_changed(tmp_path, capsys, monkeypatch):
+    args = ['--text', '--type', 'bigram', '--max-steps', '1', '--overwrite']
+    assert run(tmp_path, *args) == 0 and not again(capsys.readouterr().err)
+    play, tokens = tmp_path / 'play.txt', tmp_path / 'out' / 'tokens.bin'
+    made, stat = tokens.stat(), play.stat()
+    assert makemore.main(['--resume', '-o', str(tmp_path / 'out'), '--max-steps', '2']) == 0
+    assert again(capsys.readouterr().err) and tokens.stat().st_mtime_ns == made.st_mtime_ns
+
+    def changed(*more):
+        assert makemore.main(['-i', str(play), '-o', str(tmp_path / 'out'), *args, *more]) == 0
+        return not again(capsys.readouterr().err)
+    assert not changed()
+    assert changed('--encoding', 'latin-1')
+    assert changed() and not changed()
+    play.write_text(PLAY.replace('good', 'kind'))      # of the same length
+    os.utime(play, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert changed() and not changed()
+    assert 'kind' in makemore.Words.decode(makemore.read(makemore.settle(dict(text=True, input_file=str(play)))),
+                                           tokens.read_bytes())
+    tokens.write_bytes(tokens.read_bytes()[:-1])      # cut short
+    assert changed() and not changed()
+    tokens.unlink()      # to save the room
+    assert changed() and not changed()
+    (tmp_path / 'out' / 'tokens.json').write_text('[')
+    assert changed() and not changed()
+    assert changed('--tokenizer', 'bpe', '--vocab-size', '270') and changed('--tokenizer', 'bpe', '--vocab-size', '271')
+    assert not changed('--tokenizer', 'bpe', '--vocab-size', '271') and changed()
+
+
+def test_a_kill_while_the_tokens_are_written_leaves_nothing_to_believe(tmp_path, monkeypatch):
+    """Also where new tokens come to stand beside the note on old ones: the note goes first."""
+    args = ['--text', '--type', 'bigram', '--max-steps', '1', '--overwrite']
+    assert run(tmp_path, *args) == 0
+    class Killed(BaseException):
+        pass
+    for last in ('tokens.bin', 'tokens.json'):
+        def save_whole(path, write, whole=makemore.save_whole):
+            if path.name == last:
+                path.with_name(path.name + '.tmp').write_bytes(b'half')
+                raise Killed
+            whole(path, write)
+        with monkeypatch.context() as m, pytest.raises(Killed):
+            m.setattr(beyond, 'save_whole', save_whole)
+            run(tmp_path, *args, text=PLAY.replace('What', 'That'))
+        assert not (tmp_path / 'out' / 'tokens.json').exists()
+        assert run(tmp_path, *args) == 0
+        words = makemore.read(makemore.settle(dict(text=True, input_file=str(tmp_path / 'play.txt'))), tmp_path / 'out')
+        assert words.decode(words.flat.tolist()) == PLAY
+
+
+def test_what_takes_long_has_a_bar_of_the_first_process(tmp_path, monkeypatch, capsys):
+    """It shows after a second and goes with the work; on a terminal only, as everywhere."""
+    import tqdm.auto
+    shown = []
+
+    class Bar(tqdm.auto.tqdm):
+        def __init__(self, pieces, what, total, **how):
+            shown.append((what, total, how['disable'], how['delay']))
+            super().__init__(pieces, what, total, **how)
+    monkeypatch.setattr(tqdm.auto, 'tqdm', Bar)
+    (tmp_path / 'play.txt').write_text(PLAY)
+    makemore.read(makemore.settle(dict(text=True, type='bigram', input_file=str(tmp_path / 'play.txt'))))
+    assert shown == [('counting', None, None, 1), ('encoding', 10, None, 1)]
+    monkeypatch.setattr(beyond, 'rank', lambda: 1)
+    assert len(list(beyond.progress('abc', 'counting'))) == 3 and shown[-1] == ('counting', None, True, 1)
+    assert 'encoding' not in capsys.readouterr().err
+
+
+def test_one_process_writes_the_tokens_and_the_others_wait_for_it(tmp_path, monkeypatch):
+    """All of them used to write the same file at once."""
+    (tmp_path / 'play.txt').write_text(PLAY)
+    cfg, events = makemore.settle(dict(text=True, input_file=str(tmp_path / 'play.txt'))), []
+    write = beyond.write_text
+    monkeypatch.setattr(beyond, 'rank', lambda: 1)
+    monkeypatch.setattr(beyond, 'write_text', lambda *args: events.append('written by the second'))
+    monkeypatch.setattr(beyond, 'sum_over_ranks', lambda n: events.append('waited') or write(cfg, tmp_path, []))
+    words = makemore.read(cfg, tmp_path)
+    assert words.decode(words.flat.tolist()) == PLAY and events == ['waited']
+
+
+def test_a_text_from_a_pipe_is_read_once_and_never_used_again(tmp_path, monkeypatch, capsys):
+    for text in (PLAY, PLAY.upper()):
+        monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(text.encode())))
+        words = makemore.read(makemore.settle(dict(text=True, input_file='-')), tmp_path)
+        assert words.decode(words.flat.tolist()) == text and not again(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize('text', [PLAY, PLAY + 'é', PLAY + '🙂', ''.join(map(chr, range(300, 2000))) * 3,
+                                  'a\x00b\r\nc ' * 30000])
+@pytest.mark.parametrize('bpe', ['char', 'bpe'])
+def test_a_text_of_any_characters_lies_on_disk_in_the_smallest_type(text, bpe, tmp_path):
+    (tmp_path / 'play.txt').write_bytes(text.encode())
+    typed = dict(text=True, input_file=str(tmp_path / 'play.txt'), vocab_size=300, tokenizer=bpe)
+    words = makemore.read(makemore.settle(typed), tmp_path)
+    assert words.decode(words.flat.tolist()) == text.replace('\r\n', '\n')
+    bytes_each = 1 if words.vocab_size <= 256 else 2
+    assert (tmp_path / 'tokens.bin').stat().st_size == bytes_each * len(words.flat)
+
+
+def test_a_split_of_very_many_tokens_is_judged_by_blocks_spread_over_it(tmp_path, monkeypatch, capsys):
+    """Else the evaluations of a text of gigabytes would take longer than its training; a million tokens stay exact."""
+    (tmp_path / 'play.txt').write_text(PLAY)
+    cfg = makemore.settle(dict(text=True, type='bigram', block_size=16, input_file=str(tmp_path / 'play.txt')))
+    exact = makemore.read(cfg)
+    assert int(exact.splits['train'].lengths.sum()) == exact.longest - 1 and not 'judged' in capsys.readouterr().err
+    monkeypatch.setattr(beyond, 'JUDGED', 100)
+    monkeypatch.setattr(beyond, 'BLOCK', 32)
+    words = makemore.read(cfg)
+    assert '100 are judged' in capsys.readouterr().err
+    for split in ('train', 'dev'):
+        starts, lengths = words.splits[split]
+        first, last = exact.splits[split].starts[0], exact.splits[split].starts[-1] + exact.splits[split].lengths[-1]
+        assert int(lengths.sum()) == 96 and set(lengths.tolist()) == {16} and starts[0] == first
+        assert len(set(starts[::2].diff().tolist())) == 1 and starts[1] == starts[0] + 16
+        assert last - 3 < starts[-1] + lengths[-1] <= last      # from the first to the last
+    assert words.splits['train'].starts.shape < exact.splits['train'].starts.shape
+    many = makemore.batch(words, cfg, 3)[0]
+    assert torch.equal(many, makemore.batch(exact, cfg, 3)[0])      # training sees all of it, as before
+
+
+def test_an_ngram_counts_the_whole_text(tmp_path, monkeypatch):
+    """And not only what the losses are measured on."""
+    (tmp_path / 'play.txt').write_text(PLAY)
+    models = []
+    for judged in (2**21, 600):
+        monkeypatch.setattr(beyond, 'JUDGED', judged)
+        monkeypatch.setattr(beyond, 'BLOCK', judged // 10)
+        cfg = makemore.settle(dict(text=True, type='ngram', input_file=str(tmp_path / 'play.txt')))
+        words = makemore.read(cfg)
+        models.append(makemore.NGram(cfg, words.vocab_size))
+        models[-1].fit(words)
+    one, other = (model.state_dict() for model in models)
+    assert all(torch.equal(one[name], other[name]) for name in one if name != 'discount')
+    train = PLAY[:words.longest]
+    assert int(one['counts5'][-1]) == len(train) - 1 - 4      # as many 6-grams, the first letters having less before
 
 
 @pytest.mark.parametrize('text', ['', 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaa', 'ab'])

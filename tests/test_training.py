@@ -155,7 +155,7 @@ def test_training_is_this_loop(train):
     model = makemore.MODELS['mlp'](cfg, words.vocab_size)
     matrices, vectors = ([p for p in model.parameters() if (p.ndim > 1) == many] for many in (True, False))
     optimizer = torch.optim.AdamW([dict(params=matrices, weight_decay=5), dict(params=vectors, weight_decay=0)],
-                                  betas=last['optimizer']['param_groups'][0]['betas'])
+                                  betas=(0.9, 0.99))
     for step in range(12):
         for group in optimizer.param_groups:
             group['lr'] = 0.01 * ((step + 1) / 4 if step < 4 else (1 + math.cos(math.pi * (step - 4) / 8)) / 2)

@@ -6,9 +6,12 @@ large expression. The engine is this project's micrograd.
 import math
 import random
 
-from course import answer, build, claim, dataset, experiment, figure, main
+from course import answer, build, claim, experiment, figure, main
 
 import torch
+
+import makemore
+from inside import ByMicrograd, compare
 
 from micrograd import MLP, Neuron, Value, cross_entropy, draw_dot, gradcheck, nll, softmax, trace
 from micrograd.__main__ import moons_task, pictures, replay, winner
@@ -245,38 +248,14 @@ def test_moons():
                         70: '0.01422987, 100 %', 99: '0.010978370135492717, 100 %'}.items():
         yield figure(f'step {k}: loss, right', expected, seen[k])
 
-def by_micrograd(model, X, Y):
-    """The gradients of makemore's mlp, number by number: the loss of one window is recorded and replayed for all.
-
-    The embedding is a table and stays outside: what looks rows up is no arithmetic. It gets the inputs' gradients.
-    """
-    table, *linears = (m for m in model.net if isinstance(m, (torch.nn.Embedding, torch.nn.Linear)))
-    n, net = linears[0].in_features, MLP(linears[0].in_features, [m.out_features for m in linears], act='tanh')
-    neurons = [torch.cat([m.weight, m.bias[:, None]], 1) for m in linears]      # of each the weights, then the bias
-    for p, x in zip(net.parameters(), torch.cat([n.flatten() for n in neurons]).tolist()):
-        p.data = x
-    rows = torch.cat([table(X).flatten(1), torch.nn.functional.one_hot(Y, 27)], 1).tolist()
-    f = trace(lambda *row: cross_entropy(net(row[:n]), row[n:]), net.parameters(), rows[0])
-    losses = f(rows, scale=1 / len(rows))
-    inputs = torch.tensor(f.input_grads)[:, :n].reshape(-1, table.embedding_dim)
-    grads = iter([p.grad for p in net.parameters()])
-    out = [torch.zeros_like(table.weight).index_add_(0, X.flatten(), inputs)]
-    for m in linears:
-        both = torch.tensor([next(grads) for _ in range(m.out_features * (m.in_features + 1))]).view(m.out_features, -1)
-        out += [both[:, :-1], both[:, -1]]
-    return sum(losses) / len(losses), out
-
 @experiment
 def test_scalars_and_tensors():
     """Are tensors more than a faster way to do the same? A whole mlp of makemore, number by number."""
-    model, words = build('mlp', block_size=3, n_hidden=32)
-    X, Y = (t[:32] for t in dataset(model, words, 'dev'))
-    loss = torch.nn.functional.cross_entropy(model.net(X), Y)
-    loss.backward()
-    ours, grads = by_micrograd(model, X, Y)
-    yield claim('the same loss', abs(ours - loss.item()) < 1e-5)
-    yield claim('the same gradient for every parameter', all(torch.allclose(p.grad, g, rtol=1e-4, atol=1e-6)
-                                                             for p, g in zip(model.parameters(), grads)))
+    for kind, sizes in ('mlp', dict(block_size=3, n_hidden=32, dropout=0.0)), ('bigram', {}):
+        model, words = build(kind, **sizes)
+        x, y, _ = makemore.batch(words, makemore.settle(dict(type=kind, batch_size=8)), 0)
+        yield claim(f'{kind}: the same gradient for every parameter',
+                    compare(model, [makemore.by_autograd, ByMicrograd(model)], x, y))
 
 if __name__ == '__main__':
     main()

@@ -14,6 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 import makemore
+from inside import plot
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The data: windows of three letters
@@ -97,15 +98,6 @@ def test_all_words():
     net, _, model, words = small_net()
     X, Y = first_words(model, words, 32033)
     yield figure('first loss', '19.505', F.cross_entropy(net(X), Y).item())
-
-def plot(xs, ys, wide=64, high=12):
-    """A curve as text, to be looked at: xs from left to right, ys from bottom to top."""
-    low, top = min(ys), min(max(ys), 3 * min(ys))
-    rows = [[' '] * wide for _ in range(high)]
-    for x, y in zip(xs, ys):
-        at = round((min(y, top) - low) / (top - low) * (high - 1)), round((x - xs[0]) / (xs[-1] - xs[0]) * (wide - 1))
-        rows[high - 1 - at[0]][at[1]] = '*'
-    return '\n'.join(map(''.join, rows)) + f'\n{xs[0]:<{wide // 2}.1f}{xs[-1]:>{wide // 2}.1f}'
 
 @experiment
 def test_find_a_rate():

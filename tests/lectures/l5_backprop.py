@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from tqdm import trange
 
 import makemore
+from inside import BACK, by_hand, compare, through
 
 # ----------------------------------------------------------------------------------------------------------------------
 # A net with its norm between linear layer and tanh, and no parameter at 0: a zero would hide mistakes
@@ -126,40 +127,8 @@ def test_every_gradient():
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Exercises 2 and 3: the same in one line each, and so a rule for each of makemore's layers
-def back_linear(m, x, out, d):
-    """Through out = x W' + b: d is the gradient of out, the gradients of W and b are kept, that of x goes on."""
-    m.weight.grad = d.flatten(0, -2).T @ x.flatten(0, -2)
-    if m.bias is not None:
-        m.bias.grad = d.flatten(0, -2).sum(0)
-    return d @ m.weight
-
-def back_norm(m, x, out, d, lost=0):
-    """Through mean, variance and normalization at once: what is left of a page of algebra. lost: 1 for n - 1."""
-    dims, n = tuple(range(x.ndim - 1)), x.numel() // x.size(-1)
-    scale = (x.var(dims, correction=lost) + m.eps).rsqrt()
-    normed = (x - x.mean(dims)) * scale
-    m.weight.grad, m.bias.grad = (d * normed).sum(dims), d.sum(dims)
-    return m.weight * scale / n * (n * d - m.bias.grad - n / (n - lost) * normed * m.weight.grad)
-
-def back_embedding(m, x, out, d):
-    """To every row the gradients of all places where it was looked up."""
-    m.weight.grad = torch.zeros_like(m.weight).index_add_(0, x.flatten(), d.flatten(0, -2))
-
-BACK = {nn.Linear: back_linear, makemore.BatchNorm1d: back_norm, LectureNorm: functools.partial(back_norm, lost=1),
-        nn.Embedding: back_embedding, nn.Tanh: lambda m, x, out, d: d * (1 - out * out),
-        nn.Flatten: lambda m, x, out, d: d.view_as(x), nn.Dropout: lambda m, x, out, d: d,      # none is dropped here
-        makemore.FlattenConsecutive: lambda m, x, out, d: d.reshape(x.shape)}
-
-@torch.no_grad()
-def by_hand(net, X, Y):
-    """The loss, and every gradient in p.grad: forward layer by layer, then backward. Autograd is not asked."""
-    outs = [X]
-    for layer in net:
-        outs.append(layer(outs[-1]))
-    d = (outs[-1].softmax(-1) - F.one_hot(Y, outs[-1].size(-1))) / len(Y)      # softmax and log: one subtraction
-    for layer, before, after in zip(reversed(net), outs[-2::-1], outs[:0:-1]):
-        d = BACK[type(layer)](layer, before, after, d)
-    return F.cross_entropy(outs[-1], Y)
+# makemore's rules are in inside.py; the lecture's norm divides by n - 1
+BACK['LectureNorm'] = functools.partial(BACK['BatchNorm1d'], lost=1)
 
 @experiment
 def test_cross_entropy_in_one_line():
@@ -180,7 +149,7 @@ def test_batch_norm_in_one_line():
     x = v.hprebn.detach()
     yield figure('the norm against the steps', '4.7684e-07', (net[3](x) - v.hpreact).abs().max().item(), within=1e-6)
     with torch.no_grad():
-        d = BACK[LectureNorm](net[3], x, None, truth['hpreact'])
+        d = BACK['LectureNorm'](net[3], x, None, truth['hpreact'])
     yield figure('largest difference', '9.313225746154785e-10', (d - truth['hprebn']).abs().max().item(), within=2e-9)
 
 @experiment
@@ -193,7 +162,8 @@ def test_bessel():
         outs.append(m(x))
         right, = torch.autograd.grad(outs[-1], x, truth['hpreact'])
         with torch.no_grad():
-            gaps += [(BACK[rule](m, x, None, truth['hpreact']) - right).abs().max().item() for rule in (kind, other)]
+            gaps += [(BACK[rule.__name__](m, x, None, truth['hpreact']) - right).abs().max().item()
+                     for rule in (kind, other)]
     factor = (outs[0] / outs[1]).mean().item()
     yield answer('batch of 32: one norm is larger than the other by a factor of', '1.0160', factor)
     yield claim('each has its own gradient', max(gaps[0], gaps[2]) < 2e-9 < 1e-5 < min(gaps[1], gaps[3]))
@@ -203,29 +173,16 @@ def test_bessel():
 def test_embedding_backward():
     """The loop over letters or one index_add: the same?"""
     net, v, X, Y, truth = lecture_batch()
-    back_embedding(net[0], X, None, truth['emb'])
+    BACK['Embedding'](net[0], X, None, truth['emb'])
     yield claim('at most 1e-9 apart', (net[0].weight.grad - backward(v, X, Y).C).abs().max() < 1e-9)
-
-def compare(named, right):
-    """The lecture's cmp, for every parameter: is its gradient exact, is it about right, how far is it off?"""
-    good = True
-    for (name, p), g in zip(named, right):
-        exact, close = torch.equal(p.grad, g), torch.allclose(p.grad, g, rtol=1e-4, atol=1e-7)
-        gap = (p.grad - g).abs().max()
-        print(f'{name:20} | exact: {exact!s:5} | approximate: {close!s:5} | maxdiff: {gap:.3g}')
-        good = good and close
-    return good
 
 @experiment
 def test_whole_models():
     """Do the rules, chained, give the gradients of makemore's whole nets?"""
     for kind in 'mlp', 'bn-mlp', 'wavenet':
         model, words = build(kind)
-        X, Y = (t[:64] for t in dataset(model, words, 'dev'))
-        F.cross_entropy(model.net(X), Y).backward()
-        right = [p.grad for p in model.parameters()]
-        by_hand(model.net, X, Y)
-        yield claim(f'{kind}: all parameters', compare(model.named_parameters(), right))
+        x, y, _ = makemore.batch(words, makemore.settle(dict(type=kind)), 0)
+        yield claim(f'{kind}: all parameters', compare(model, [makemore.by_autograd, by_hand], x, y))
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Exercise 4: training without autograd
@@ -237,7 +194,7 @@ def test_training_by_hand():
     first = None
     for i in trange(200_000, desc='by hand', disable=None, mininterval=1, leave=False):
         ix = torch.randint(0, len(X), (32,), generator=generator)
-        loss = by_hand(net, X[ix], Y[ix])
+        loss = through(net, X[ix], Y[ix])
         first = loss.item() if i == 0 else first
         for p in net.parameters():
             p.data += -(0.1 if i < 100_000 else 0.01) * p.grad

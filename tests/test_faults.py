@@ -293,7 +293,7 @@ def differences(a, b, path=''):
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         same = a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
     else:
-        same = type(a) is type(b) and a == b
+        same = type(a) is type(b) and not isinstance(a, (dict, list, tuple)) and a == b
     return [] if same else [path]
 
 

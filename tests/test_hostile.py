@@ -1,4 +1,4 @@
-"""Bad input of every kind: checkpoints and tokenizers made to do harm, texts that nobody expects, settings at their ends.
+"""Bad input of every kind: checkpoints and tokenizers made to do harm, texts nobody expects, settings at their ends.
 
 The answer is always one of two: it works, or it is refused in one line. With --long more of each is tried.
 """
@@ -123,11 +123,11 @@ HARM = {      # name: (type, what is changed, more of the command line; None: --
     'bytes that double': ('gru', put('version', to=doubling()), []),
     'known is text': ('gru', put('words', 'known', to={'in train': 'emma'}), ['--new-only']),
     'known is a list': ('gru', put('words', 'known', to=[1, 2]), ['--new-only']),
-    'known is expanded': ('gru', put('words', 'known', to={'in train': spread(10**9, kind=torch.int64)}), ['--new-only']),
+    'known is expanded': ('gru', put('words', 'known', 'in train', to=spread(10**9, kind=torch.int64)), ['--new-only']),
     'longest is no whole number': ('gru', put('words', 'longest', to=5.5), []),
     'longest is infinite': ('gru', put('words', 'longest', to=math.inf), []),
     'longest is negative': ('gru', put('words', 'longest', to=-50), []),
-    'half a surrogate pair': ('gru', put('words', 'symbols', to='bcdefghijklmnopqrstuvwxyz\ud800'), ['--num-samples', 50]),
+    'half a surrogate pair': ('gru', put('words', 'symbols', to=lambda s: s[1:] + '\ud800'), ['--num-samples', 50]),
     'a newline as symbol': ('gru', put('words', 'symbols', to=lambda s: s[:-1] + '\n'), []),
     'an optimizer that is text': ('gru', put('optimizer', to='adam'), None),
     'an optimizer that is a list': ('gru', put('optimizer', to=[1]), None),
@@ -239,9 +239,12 @@ def try_all(job, path, flips, seed):
     for what, spoilt in files:
         Path('y/best.pt').write_bytes(spoilt)
         Path(job['log'], 'doing').write_text(what)
-        sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
-        code = makemore.main(['--sample-only', '-o', 'y', '--num-samples', '1'])
-        said = sys.stderr.getvalue()
+        sys.stdout, sys.stderr = (io.TextIOWrapper(io.BytesIO(), 'utf-8', write_through=True) for _ in 'oe')
+        try:
+            code = makemore.main(['--sample-only', '-o', 'y', '--num-samples', '1'])
+        except Exception as e:
+            code = repr(e)
+        said = sys.stderr.buffer.getvalue().decode()
         if code == 2 and said.startswith('makemore: y/best.pt') and said.count('\n') == 1:
             seen['refused'] = seen.get('refused', 0) + 1
         elif code == 0 and not differences(checkpoint('y/best.pt'), good):
@@ -249,7 +252,7 @@ def try_all(job, path, flips, seed):
         else:
             seen.setdefault('wrong', []).append((what, code, said[-300:]))
     tell(job['log'], 'seen', seen)
-    sys.stdout.flush(), os._exit(0)
+    os._exit(0)
 
 
 
@@ -357,37 +360,48 @@ def every(*blocks):
     return '\n'.join(''.join(map(chr, range(at, at + 16))) for start, stop in blocks for at in range(start, stop, 16))
 
 
-LINES = {      # name: text or bytes, more of the command line
+LINES = {      # name: text, or bytes, or both and an encoding
     'one letter': 'a', 'one letter twice': 'a\na', 'one line': 'emma', 'two equal lines': 'ava\nava\n',
     'a thousand equal lines': 'ava\n' * 1000, 'a line of a hundred thousand': 'ab' * 50_000 + '\n',
     'lines of every length': '\n'.join('a' * n for n in range(70)), 'one letter and a long line': 'a\n' + 'b' * 5000,
     'no line end': 'emma\nava', 'line ends only at the end': 'emma\nava\n\n\n\n', 'Windows': 'emma\r\nava\r\n',
     'old Mac': 'emma\rava\rmia', 'line ends of every kind': 'emma\r\nava\rmia\n\rzoe\n\nliam',
     'indented': '    emma\n\tava\n  \tmia', 'spaces within': 'emma lou\nava  may\nmia\tsue',
-    'spaces that are none': 'a\u00a0b\nc\u3000d\ne\u2003f\n\u200b\n\u2060g', 'a byte order mark': b'\xef\xbb\xbfemma\nava',
-    'byte order marks within': 'em\ufeffma\n\ufeffava\nmia\ufeff', 'NUL': 'a\0b\n\0\nc\0', 'NUL alone': '\0\0\0',
+    'spaces that are none': 'a\u00a0b\nc\u3000d\ne\u2003f\n\u200b\n\u2060g',
+    'a byte order mark': b'\xef\xbb\xbfemma\nava', 'byte order marks within': 'em\ufeffma\n\ufeffava\nmia\ufeff',
+    'NUL': 'a\0b\n\0\nc\0', 'NUL alone': '\0\0\0',
     'C0 controls': '\n'.join(f'a{chr(c)}b' for c in range(32) if c not in (10, 13)), 'DEL': 'a\x7fb\n\x7f\x7f',
-    'C1 controls': '\n'.join(f'a{chr(c)}b' for c in range(0x80, 0xa0)), 'escape sequences': '\x1b[31mred\x1b[0m\n\x1b]0;t\x07',
+    'C1 controls': '\n'.join(f'a{chr(c)}b' for c in range(0x80, 0xa0)),
+    'escape sequences': '\x1b[31mred\x1b[0m\n\x1b]0;t\x07',
     'line separators': 'a\u2028b\nc\u2029d\ne\x85f\ng\x0bh\ni\x0cj\nk\x1cl', 'Latin': 'zoë\nñandú\nœuvre\nčeština',
     'Greek and Cyrillic': 'Αθηνά\nМария\nЖанна', 'Hebrew and Arabic': 'שָׁלוֹם\nמִרְיָם\nمحمد\nفاطمة',
-    'both directions': 'abc שלום 123\nمرحبا hello', 'marks of direction': 'a\u202eb\u202c\nc\u2066d\u2069\n\u200fe\u200e',
+    'both directions': 'abc שלום 123\nمرحبا hello',
+    'marks of direction': 'a\u202eb\u202c\nc\u2066d\u2069\n\u200fe\u200e',
     'Indian': 'प्रिया\nস্নেহা\nகார்த்திக்\nലക്ഷ്മി', 'Thai, Lao, Khmer': 'สมชาย\nຄຳ\nសុខា', 'Chinese': '王伟\n李娜\n張偉',
-    'Japanese': 'さくら\nハルト\n太郎', 'Korean': '지우\n서연\n김철수', 'Korean in pieces': '지우\n서연', 'Ethiopic': 'አበበ\nጽዮን',
+    'Japanese': 'さくら\nハルト\n太郎', 'Korean': '지우\n서연\n김철수',
+    'Korean in pieces': '\u110c\u1175\u110b\u116e\n\u1109\u1165\u110b\u1167\u11ab', 'Ethiopic': 'አበበ\nጽዮን',
     'combining marks': 'e\u0301\na\u0308\u0304\no\u0328\u0301', 'a mark alone': '\u0301\n\u0308',
-    'a hundred marks on a letter': 'z' + '\u0335\u0322\u0317' * 33 + '\nab', 'composed and not': 'é\ne\u0301\nÅ\nA\u030a\n\u212b',
-    'emoji': '😀\n🎉🎊\n👍🏽', 'families': '👨\u200d👩\u200d👧\u200d👦\n🏳\ufe0f\u200d🌈', 'flags': '🇩🇪\n🇫🇷🇮🇹',
-    'plane 1': '𝔊𝔬𝔱𝔥\n𐌲𐌿𐍄\n𓀀𓁀', 'plane 2': '𠀀𠀁\n𪚥\n𫝀', 'plane 3': '\U00030000\U00030001\n\U0003134a',
+    'a hundred marks on a letter': 'z' + '\u0335\u0322\u0317' * 33 + '\nab',
+    'composed and not': 'é\ne\u0301\nÅ\nA\u030a\n\u212b', 'emoji': '😀\n🎉🎊\n👍🏽',
+    'families': '👨\u200d👩\u200d👧\u200d👦\n🏳\ufe0f\u200d🌈', 'flags': '🇩🇪\n🇫🇷🇮🇹', 'plane 1': '𝔊𝔬𝔱𝔥\n𐌲𐌿𐍄\n𓀀𓁀',
+    'plane 2': '𠀀𠀁\n𪚥\n𫝀', 'plane 3': '\U00030000\U00030001\n\U0003134a',
     'plane 14': 'a\U000e0061\U000e007f\n\U000e0100', 'planes 15 and 16': '\U000f0000\n\U0010fffd\U00100000',
-    'no characters': '\ufffe\uffff\n\U0001ffff\n\ufdd0', 'private use': '\ue000\uf8ff\nab', 'replacement characters': '\ufffd\na\ufffdb',
+    'no characters': '\ufffe\uffff\n\U0001ffff\n\ufdd0', 'private use': '\ue000\uf8ff\nab',
+    'replacement characters': '\ufffd\na\ufffdb',
     'every plane': '\n'.join(chr((plane << 16) + 0x100 + i) * 2 for plane in range(17) for i in range(3)),
-    'five thousand characters': every((0x4e00, 0x5400), (0xac00, 0xb800)), 'names like options': '--help\n-i\n--resume\n-o x\n--\n-1',
-    'names like files': '../../etc/passwd\n/dev/null\nC:\\CON\n~root\n@file\nout/x', 'names like commands': '$(reboot)\n`id`\n; rm -rf /\n| cat\n&& ls',
-    'names like formats': '%s %d %n\n{0} {x!r} {{}}\n%(a)s\n\\n \\x1b \\u0000', 'names like markup': '<b>x</b>\n&amp; <script>\n[a](b) | c | d\n# t',
-    'names like numbers': '0\n-1\n1e400\nnan\ninf\n0x10\n٣\n²', 'names like code': 'None\nTrue\n__import__("os")\n[1, 2]\n{"a": 1}',
-    'names like boundaries': '.\n..\n...\na.b.', 'quotes': '"a"\n\'b\'\n"c""d"\n`e`', 'a table': 'a,b,"c,d"\n1,2,3\n;\t;',
-    'backslashes': '\\\n\\\\\na\\', 'regular expressions': '.*\n(a+)+$\n[^\\]]{9}\n(?R)', 'right after a blank page': '\n' * 5000 + 'emma\n',
+    'five thousand characters': every((0x4e00, 0x5400), (0xac00, 0xb800)),
+    'names like options': '--help\n-i\n--resume\n-o x\n--\n-1',
+    'names like files': '../../etc/passwd\n/dev/null\nC:\\CON\n~root\n@file\nout/x',
+    'names like commands': '$(reboot)\n`id`\n; rm -rf /\n| cat\n&& ls',
+    'names like formats': '%s %d %n\n{0} {x!r} {{}}\n%(a)s\n\\n \\x1b \\u0000',
+    'names like markup': '<b>x</b>\n&amp; <script>\n[a](b) | c | d\n# t',
+    'names like numbers': '0\n-1\n1e400\nnan\ninf\n0x10\n٣\n²',
+    'names like code': 'None\nTrue\n__import__("os")\n[1, 2]\n{"a": 1}', 'names like boundaries': '.\n..\n...\na.b.',
+    'quotes': '"a"\n\'b\'\n"c""d"\n`e`', 'a table': 'a,b,"c,d"\n1,2,3\n;\t;', 'backslashes': '\\\n\\\\\na\\',
+    'regular expressions': '.*\n(a+)+$\n[^\\]]{9}\n(?R)', 'right after a blank page': '\n' * 5000 + 'emma\n',
     'latin-1': ('zoë\nÿ\n'.encode('latin-1'), 'latin-1'), 'cp1252': ('“zoë”\n€\n'.encode('cp1252'), 'cp1252'),
-    'utf-16': ('zoë\n日本\n😀'.encode('utf-16'), 'utf-16'), 'utf-16 without a mark': ('zoë\n日本'.encode('utf-16-be'), 'utf-16-be'),
+    'utf-16': ('zoë\n日本\n😀'.encode('utf-16'), 'utf-16'),
+    'utf-16 without a mark': ('zoë\n日本'.encode('utf-16-be'), 'utf-16-be'),
     'utf-32': ('zoë\n😀'.encode('utf-32'), 'utf-32'), 'Shift JIS': ('太郎\n花子'.encode('shift_jis'), 'shift_jis'),
     'EUC-KR': ('지우\n서연'.encode('euc_kr'), 'euc_kr'), 'GB 18030': ('王伟\n😀'.encode('gb18030'), 'gb18030'),
     'Big 5': ('張偉\n李娜'.encode('big5'), 'big5'), 'KOI8-R': ('Мария\nЖанна'.encode('koi8-r'), 'koi8-r'),
@@ -499,7 +513,8 @@ def test_a_number_at_its_most_works_or_is_too_much_for_the_machine(name, go, nam
         one_line(end, end.code)
 
 
-WRONG = ['many', '', ' ', '1.5.2', '1,000', '0x10', 'nan', '--', '1e999', '-', '9' * 5000, 'None', '[1]', '½', '\x1b[2J']
+WRONG = ['many', '', ' ', '1.5.2', '1,000', '0x10', 'nan', '--', '1e999', '-', '9' * 5000, 'None', '[1]', '½',
+         '\x1b[2J']
 
 
 @pytest.mark.parametrize('name', NUMBERS)
@@ -518,22 +533,24 @@ def test_a_switch_takes_no_value(name, run, names):
 @pytest.mark.parametrize('name', [name for name in OTHERS if name not in ('work_dir', 'prompt')])
 def test_no_text_at_all_is_refused(name, run, names, tmp_path):
     """-i '' and the like: an unset variable in a script."""
-    end = run('-i', names, '-o', 'x', '--max-steps', 1, f'{makemore.flag(name)}=', '--type=ngram' if name == 'smoothing' else '--n-layer=1')
+    kind = 'ngram' if name == 'smoothing' else 'mlp'
+    end = run('-i', names, '-o', 'x', '--max-steps', 1, '--type', kind, f'{makemore.flag(name)}=')
     one_line(Ended(end), 2)
     assert not (tmp_path / 'x').exists()
 
 
 CONTRADICTIONS = {
-    '--n-embd 10 --n-head 4': ['--n-embd', '--n-head'], '--block-size 0': ['--block-size'], '--temperature -1': ['--temperature'],
-    '--top-p 0': ['--top-p'], '--top-p 1.01': ['--top-p'], '--n-layer 0': ['--n-layer'],
-    '--type wavenet --block-size 7': ['wavenet'], '--type wavenet --n-layer 13': ['wavenet'],
-    '--type ngram --block-size 62': ['--block-size'], '--type ngram --smoothing kn:3': ['--smoothing'],
-    '--sample-only --resume': ['--sample-only', '--resume'], '--sample-only --overwrite': ['--sample-only', '--overwrite'],
+    '--n-embd 10 --n-head 4': ['--n-embd', '--n-head'], '--block-size 0': ['--block-size'],
+    '--temperature -1': ['--temperature'], '--top-p 0': ['--top-p'], '--top-p 1.01': ['--top-p'],
+    '--n-layer 0': ['--n-layer'], '--type wavenet --block-size 7': ['wavenet'],
+    '--type wavenet --n-layer 13': ['wavenet'], '--type ngram --block-size 62': ['--block-size'],
+    '--type ngram --smoothing kn:3': ['--smoothing'], '--sample-only --resume': ['--sample-only', '--resume'],
+    '--sample-only --overwrite': ['--sample-only', '--overwrite'],
     '--tokenizer bpe --vocab-size 255': ['--vocab-size'], '--tokenizer nowhere.json': ['nowhere.json'],
-    '--prompt ABC': ["'A'"], '--prompt @nowhere': ['nowhere'], '--device cuda:99': ['cuda:99'], '--device tpu': ['tpu'],
-    '--threads 0': ['--threads'], '--encoding klingon': ['klingon'], '--split none': ['none'], '--type': ['--type'],
-    '--max-steps': ['--max-steps'], '--seed 1 --seed': ['--seed'], 'emma ava': ['emma'], '--n-layer=': ['--n-layer'],
-    '-b': ['-b'], '--batch-sise 3': ['--batch-size'], '--work-dir': ['--work-dir'],
+    '--prompt ABC': ["'A'"], '--prompt @nowhere': ['nowhere'], '--device cuda:99': ['cuda:99'],
+    '--device tpu': ['tpu'], '--threads 0': ['--threads'], '--encoding klingon': ['klingon'], '--split none': ['none'],
+    '--type': ['--type'], '--max-steps': ['--max-steps'], '--seed 1 --seed': ['--seed'], 'emma ava': ['emma'],
+    '--n-layer=': ['--n-layer'], '-b': ['-b'], '--batch-sise 3': ['--batch-size'], '--work-dir': ['--work-dir'],
 }
 
 
@@ -546,12 +563,15 @@ def test_a_contradiction_is_named(line, run, names, tmp_path):
 
 def random_settings(dice):
     """Small ones of every kind, half of them as they are by default; some contradict each other."""
-    pick = dict(block_size=range(1, 12), n_layer=range(1, 4), n_head=(1, 2, 3, 4), n_embd=(1, 4, 6, 12), n_hidden=range(1, 9),
-                dropout=(0, 0.5, 0.99), smoothing=('kn', 'add:1', 'add:.01'), batch_size=(1, 2, 7, 300), warmup=(0, 1, 9, 'none'),
-                learning_rate=(0, 1e-9, 1e-2, 1), weight_decay=(0, 1, 50), grad_clip=(0, 1e-9, 1, 'none'), seed=range(99),
-                eval_interval=(1, 2, 99), sample_interval=(1, 2, 'none'), diagnose=(1, 2, 'none'), num_samples=(0, 1, 3, 60),
-                length=(1, 2, 30), temperature=(0, 1e-300, 0.5, 1, 99), top_k=(1, 5, 999), top_p=(1e-9, 0.5, 1), prompt=('', 'a', 'zz'),
-                split=('honest', 'lecture', 'all'), tokenizer=('char', 'char', 'char', 'bpe'))
+    pick = dict(
+        block_size=range(1, 12), n_layer=range(1, 4), n_head=(1, 2, 3, 4), n_embd=(1, 4, 6, 12),
+        n_hidden=range(1, 9), dropout=(0, 0.5, 0.99), smoothing=('kn', 'add:1', 'add:.01'),
+        batch_size=(1, 2, 7, 300), warmup=(0, 1, 9, 'none'), learning_rate=(0, 1e-9, 1e-2, 1),
+        weight_decay=(0, 1, 50), grad_clip=(0, 1e-9, 1, 'none'), seed=range(99), eval_interval=(1, 2, 99),
+        sample_interval=(1, 2, 'none'), diagnose=(1, 2, 'none'), num_samples=(0, 1, 3, 60),
+        length=(1, 2, 30), temperature=(0, 1e-300, 0.5, 1, 99), top_k=(1, 5, 999), top_p=(1e-9, 0.5, 1),
+        prompt=('', 'a', 'zz'), split=('honest', 'lecture', 'all'),
+        tokenizer=('char', 'char', 'char', 'bpe'))
     chosen = {name: dice.choice(values) for name, values in pick.items() if dice.random() < 0.5}
     chosen |= dict(type=dice.choice(list(makemore.MODELS)), max_steps=3, vocab_size=dice.choice((256, 260)))
     return [f'{makemore.flag(name)}={value}' for name, value in chosen.items()] + ['--text'] * (dice.random() < 0.25)
@@ -568,9 +588,10 @@ def test_random_settings_take_three_steps(long, run, names):
             one_line(Ended(end), end.code)
             assert end.code == 2 or '--learning-rate' in end.err, settings
             continue
-        assert run('--resume', '-o', f'x{i}', '--max-steps', 4).code == 0, settings
-        assert run('--sample-only', '-o', f'x{i}', *[s for s in settings if s.startswith(('--to', '--te', '--pr', '--le'))
-                                                     and 'learn' not in s and 'token' not in s]).code == 0, settings
+        end = run('--resume', '-o', f'x{i}', '--max-steps', 4)
+        assert end.code == 0 or 'gradient inf' in end.err, (settings, end)      # a dropout of 0.99 can do that
+        drawn = [s for s in settings if s.startswith(('--top', '--temp', '--prompt', '--length'))]
+        assert run('--sample-only', '-o', f'x{i}', *drawn).code == 0, settings
         shutil.rmtree(f'x{i}')
     assert codes.count(0) > len(codes) / 2
 
@@ -628,7 +649,7 @@ def test_weights_ruined_by_the_last_step_are_noticed(steps, train, run):
 @pytest.mark.parametrize('lines', [1, 2, 5])
 def test_an_empty_split_is_no_number_and_no_nan(kind, lines, run, tmp_path):
     (tmp_path / 'few.txt').write_text('\n'.join(['emma', 'emma', 'ava', 'emma', 'ava'][:lines]))
-    end = run('-i', 'few.txt', '--type', kind, '--max-steps', 2, '--n-embd', 4, '--n-hidden', 4, '--n-layer', 2, '-o', 'x')
+    end = run('-i', 'few.txt', '--type', kind, *flags(SMALL), '--max-steps', 2, '-o', 'x')
     result = strict('x/result.json')
     assert end.code == 0 and 'nan' not in end.err + end.out.split('new (')[0] and math.isfinite(result['train'])
     assert None in (result['dev'], result['test'])

@@ -391,7 +391,7 @@ LINES = {      # name: text, or bytes, or both and an encoding
     'no characters': '\ufffe\uffff\n\U0001ffff\n\ufdd0', 'private use': '\ue000\uf8ff\nab',
     'replacement characters': '\ufffd\na\ufffdb',
     'every plane': '\n'.join(chr((plane << 16) + 0x100 + i) * 2 for plane in range(17) for i in range(3)),
-    'five thousand characters': every((0x4e00, 0x5400), (0xac00, 0xb800)),
+    'a thousand characters': every((0x4e00, 0x5000), (0xac00, 0xae00)),
     'names like options': '--help\n-i\n--resume\n-o x\n--\n-1',
     'names like files': '../../etc/passwd\n/dev/null\nC:\\CON\n~root\n@file\nout/x',
     'names like commands': '$(reboot)\n`id`\n; rm -rf /\n| cat\n&& ls',
@@ -461,11 +461,11 @@ def test_one_line_five_million_times(long, run, tmp_path):
 
 
 def test_a_terminal_that_knows_no_such_characters(go, finished, tmp_path):
-    """PYTHONIOENCODING=ascii and samples with an é: they are spelled out, not a traceback."""
+    """Samples with an é where stdout knows ASCII alone: a pipe gets UTF-8, and there is no traceback."""
     (tmp_path / 'n.txt').write_text('zoé\nchloé\nrené\n' * 9)
     assert go('-i', 'n.txt', '--type', 'ngram', '-o', 'x', plan=[['ascii_streams']]).code == 0
     end = go('--sample-only', '-o', 'x', plan=[['ascii_streams']])
-    assert end.code == 0 and '\\xe9' in end.out
+    assert end.code == 0 and 'é' in end.out
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -48,7 +48,8 @@ def make_tokenizer(cfg, texts):
 def progress(pieces, what, total=None):
     """The pieces of a text, with a bar where they take more than a second."""
     from tqdm.auto import tqdm
-    return tqdm(pieces, what, total, leave=False, unit=' pieces', delay=1, disable=None if rank() == 0 else True)
+    return tqdm(pieces, what, total, leave=False, unit=' pieces', delay=1,
+                disable=rank() > 0 or not (sys.stderr.isatty() or 'ipykernel' in sys.modules))
 
 def source_of(cfg):
     """All that the tokens hang on. Standard input cannot be asked whether it is what it was."""
@@ -161,3 +162,17 @@ def look_into(path):
             if 'GLOBAL' in op.name and not re.fullmatch(
                     r'torch\._utils _rebuild_tensor_v2|collections OrderedDict|torch \w+Storage', str(name)):
                 raise ValueError(f'it wants to call {name}')
+
+def look_over(content, words, model):
+    """What was loaded: no more than it says, and nothing that fails later on."""
+    weights, moments = list(model.state_dict().values()), content.get('optimizer') or []
+    shapes = [t.shape for t in moments]
+    if not all(t.is_contiguous() for t in [*weights, *moments, *words.known.values()]):
+        raise ValueError('it claims more than it holds')      # one number expanded to billions
+    if shapes and shapes != [()] + 2 * [p.shape for p in model.parameters()]:
+        raise ValueError('its optimizer is of another model')
+    if not (type(words.longest) is int and 0 <= words.longest < 2**40 and content['step'] >= 0):
+        raise ValueError('its numbers make no sense')
+    for name, pairs in model.state_dict().items():
+        if name.startswith('pairs') and not (pairs.diff() > 0).all():
+            raise ValueError('its tables are out of order')

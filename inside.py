@@ -245,7 +245,7 @@ def exhibit(run, result, board):
     letters = '' if words.tokenizer else '.' * words.first + words.symbols
     tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
     if tables and len(tables[0]) == len(letters):
-        board.add_embedding(tables[0], [letter if letter.strip() else repr(letter) for letter in letters])
+        board.add_embedding(tables[0], [c if c.isprintable() and c != ' ' else repr(c) for c in letters])
     if model.context == 1 and 1 < len(letters) <= 100:
         p = model.eval().next_logits(torch.arange(len(letters), device=run.device)[:, None]).softmax(-1).cpu()
         board.add_image('which follows which, in percent', picture(p, letters), dataformats='HWC')

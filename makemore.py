@@ -172,7 +172,6 @@ def sum_over_ranks(*numbers):
 
 def shown(text, file):
     """A text as it may be written: a terminal would take control characters as commands, so it gets their codes."""
-    text = text.encode(file.encoding or 'utf-8', 'backslashreplace').decode(file.encoding or 'utf-8')
     return re.sub(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]', lambda m: repr(m[0])[1:-1], text) if file.isatty() else text
 
 def say(line, file=None):
@@ -240,9 +239,8 @@ def tidy(piece):
 
 def code_points(text):
     """'az' -> tensor([97, 122]); no loop, as ASCII and UTF-32 are arrays of integers already."""
-    code, kind = ('ascii', torch.uint8) if text.isascii() else ('utf-32-le', torch.int32)
-    raw = bytearray(text.encode(code, 'surrogatepass'))
-    return torch.frombuffer(raw, dtype=kind) if raw else torch.zeros(0, dtype=kind)
+    c, kind = ('ascii', torch.uint8) if text.isascii() else ('utf-32-le', torch.int32)
+    return torch.frombuffer(bytearray(text.encode(c, 'surrogatepass')), dtype=kind) if text else torch.zeros(0).to(kind)
 
 def lines_of(flat):
     """The items between the boundaries of a flat tensor: 0 e m m a 0 a v a 0 -> starts 0 and 5, lengths 5 and 4."""
@@ -317,7 +315,7 @@ class Words:
 
     def kinds(self, texts):
         """For each text 'in train', 'in dev or test', 'new' or 'empty'."""
-        ids = [self.encode(text) if self.tokenizer or set(text) <= self.index.keys() else [-1] for text in texts]
+        ids = [self.encode(text) if self.tokenizer or set(text) <= self.index.keys() else [-1] for text in (*texts, '')]
         flat = torch.tensor([0] + [i for row in ids for i in row + [0]])
         prints = fingerprints(flat, *lines_of(flat))
         seen = {name: torch.isin(prints, table).tolist() for name, table in self.known.items()}
@@ -356,12 +354,10 @@ def read_lines(cfg):
     return words
 
 def leave_out(words):
-    """Dev and test without the lines that train contains. A sieve of 24 bits spares isin most of its sorting."""
+    """Dev and test without the lines that train contains."""
     prints, (train, dev, test) = fingerprints(words.flat, *words.lines), words.rows.values()
-    rest, prints = prints[torch.cat([dev, test])], prints.index_select(0, train)
-    sieve = torch.zeros(2**24, dtype=torch.bool).index_fill_(0, (rest >> 40).add_(2**23), True)
-    prints = torch.cat([part[sieve.index_select(0, (part >> 40).add_(2**23))] for part in prints.split(CHUNK)])
-    known = torch.isin(rest, prints).split([len(dev), len(test)])
+    rest = torch.cat([dev, test])
+    known = torch.isin(prints[rest], prints.index_select(0, train)).split([len(dev), len(test)])
     for name, row, known in zip(('dev', 'test'), (dev, test), known):
         words.rows[name], words.left_out[name] = row[~known], int(known.sum())
 
@@ -474,9 +470,6 @@ class WindowModel(LanguageModel):
         """Only windows with a target: batch normalization never averages over padding, and no work is wasted."""
         real = targets >= 0
         return F.cross_entropy(self.net(self.windows(idx)[real]), targets[real])
-
-    def next_logits(self, idx, cache=None):
-        return self.net(self.windows(idx[:, -self.context:])[:, -1])
 # ----------------------------------------------------------------------------------------------------------------------
 # Models, easiest first
 @register('ngram', block_size=5, max_steps=0)
@@ -503,9 +496,8 @@ class NGram(LanguageModel):
 
     @torch.no_grad()
     def fit(self, words):
-        starts, lengths = words.splits['train']
-        if words.text:      # of a huge one the split is only a part
-            starts, lengths = torch.tensor([0]), torch.tensor([words.longest - 1])
+        whole = torch.tensor([0]), torch.tensor([words.longest - 1])      # what a text is judged by may be only a part
+        starts, lengths = whole if words.text else words.splits['train']
         item = torch.arange(len(starts)).repeat_interleave(lengths)
         place = torch.arange(len(item)) - (lengths.cumsum(0) - lengths)[item]      # of each token within its item
         at, depth = starts[item] + place, (place + 1).clamp(max=self.context)
@@ -893,11 +885,10 @@ def restore(path, typed={}):
         with torch.device('meta'), Blank():      # a model without memory: as large as the file, not as it claims
             model = MODELS[saved['type']](Config(**saved), words.vocab_size).eval()
         model.load_state_dict(content['model'], assign=True)
-        moments, tensors = content.get('optimizer') or [], [*model.state_dict().values(), *words.known.values()]
-        shapes = [t.shape for t in moments][1:] in ([], 2 * [p.shape for p in model.parameters()])
-        if not (shapes and 0 <= words.longest < 2**40 and all(t.is_contiguous() for t in moments + tensors)
-                and all(t.isfinite().all() for t in tensors)):
-            raise ValueError('not all of its weights are finite, or it claims more than it holds')
+        if not all(t.isfinite().all() for t in model.state_dict().values() if t.is_contiguous()):
+            raise ValueError('not all of its weights are finite')
+        with contextlib.suppress(ModuleNotFoundError):
+            beside('beyond').look_over(content, words, model)
         sample(model, words, 1, length=min(2, words.longest + 2))      # does it speak?
         run = Run(settle({}, saved), words, model, path.parent, step=int(content['step']), best=float(content['best']),
                   seconds=float(content['seconds']))
@@ -906,7 +897,7 @@ def restore(path, typed={}):
     run.cfg = settle(typed, saved)
     for m in filter(lambda m: isinstance(m, nn.Dropout), model.modules()):
         m.p = run.cfg.dropout
-    return run, moments
+    return run, content.get('optimizer')
 
 def find_run(typed, name):
     """The folder of the run that is meant: the one typed, or the newest (of the type, if typed) inside it or out/."""
@@ -971,8 +962,8 @@ def rate(cfg, step):
     return cfg.learning_rate * (1 + math.cos(math.pi * (step - warmup) / max(1, cfg.max_steps - warmup))) / 2
 
 class AdamW:
-    """torch's own kernel, called directly: what torch.optim does around it costs a small model a third of its step, and
-    imports a compiler first, for two seconds. Only matrices decay: biases and norms have no reason to go to zero."""
+    """torch's own kernel, called directly: torch.optim costs a small model a third of its step, and two seconds before
+    the first, as it imports a compiler. Only matrices decay: biases and norms have no reason to go to zero."""
     def __init__(self, model, cfg):
         self.cfg, self.params = cfg, list(model.parameters())
         self.means, self.squares = ([torch.zeros_like(p) for p in self.params] for _ in 'mv')
@@ -1017,7 +1008,8 @@ def train(run, board=None, caught=()):
     cfg, first, losses, clock = run.cfg, run.step, [], time.perf_counter()
     net = torch.compile(run.model) if cfg.compile else run.model
     net = nn.parallel.DistributedDataParallel(net) if world() > 1 else net
-    with tqdm(total=cfg.max_steps, initial=first, unit='step', disable=None if rank() == 0 else True) as bar:
+    quiet = rank() > 0 or not (sys.stderr.isatty() or 'ipykernel' in sys.modules)      # a notebook is no terminal
+    with tqdm(total=cfg.max_steps, initial=first, unit='step', disable=quiet, dynamic_ncols=True) as bar:
         while True:
             last_step, [stop] = run.step == cfg.max_steps, sum_over_ranks(len(caught)) if world() > 1 else [caught]
             if last_step or run.step % cfg.eval_interval == 0 and run.step >= first + (first > 0):
@@ -1048,6 +1040,8 @@ def pause(run, board, losses, seconds):
     dev, mean, run.seconds = evaluate(run, 'dev'), sum(losses) / max(1, len(losses)), run.seconds + seconds
     name, dev = ('dev loss', dev) if dev is not None else ('all of train', evaluate(run, 'train'))
     say(f'step {run.step:6} | ' + f'train loss {mean:.4f} | ' * bool(losses) + f'{name} {dev:.4f}')
+    if not math.isfinite(dev):
+        raise MachineError(f'the weights are ruined: try a lower --learning-rate than {run.cfg.learning_rate}')
     if run.step == 0 and run.optimizer:
         even = math.log(run.words.vocab_size)
         off = '; this is more than 10 % off: look at the initialization' * (abs(dev / even - 1) > 0.1)
@@ -1072,7 +1066,7 @@ def show_samples(run, board):
     for kind, group in sorted(groups.items(), reverse=True):
         say(text if words.text else f'{kind} ({len(group)}): {", ".join(group)}'.strip(': '), sys.stdout)
         if board:
-            board.add_text(f'samples/{kind}', ', '.join(group), run.step)
+            board.add_text(f'samples/{kind}', ', '.join(group).encode(errors='replace').decode(), run.step)
 
 def finish(run, board):
     """The best model, measured once on everything, the test split included; the result as JSON."""
@@ -1101,11 +1095,10 @@ def read(cfg, folder=None):
     cfg.block_size = model.window(cfg, words.longest)
     cut_words(words, model.span or cfg.block_size)
     sizes = ', '.join(f'{len(rows):,} {name}' if len(rows) else f'no {name}' for name, rows in words.rows.items())
-    lines = len(words.lines.starts)
-    say(f'{cfg.input_file}: ' + f'{lines:,} lines, ' * (not cfg.text) + f'{len(words.flat):,} tokens of '
-        f'{words.vocab_size} kinds\n' + (f'{words.longest:,} of them train, the rest dev' if cfg.text else sizes)
-        + ', shuffled by torch' * (lines > 10**6)
-        + f'; {sum(words.left_out.values()):,} that train has too are left out' * any(words.left_out.values()))
+    lines, n, known = len(words.lines.starts), len(words.flat), sum(words.left_out.values())
+    say(f'{cfg.input_file}: ' + f'{lines:,} lines, ' * (not cfg.text) + f'{n:,} tokens of {words.vocab_size} kinds\n'
+        + (f'{words.longest:,} of them train, the rest dev' if cfg.text else sizes)
+        + ', shuffled by torch' * (lines > 10**6) + f'; {known:,} that train has too are left out' * (known > 0))
     if words.longest >= words.span and not cfg.text:
         say(f'lines of more than {words.span - 1} tokens are cut into pieces of {words.span}')
     return words
@@ -1129,6 +1122,10 @@ def start_run(typed, device):
         if world() > 1:      # all go by the folder that the first one has found
             torch.distributed.broadcast_object_list(box)
         words = read(cfg, box[0])
+        if not words.text:      # more than 100 rounds through a short list learn it by heart, and the best comes early
+            rounds = max(200, 100 * len(words.rows['train']) // cfg.batch_size)
+            cfg.max_steps = typed.get('max_steps', min(cfg.max_steps, rounds))
+            cfg.eval_interval = typed.get('eval_interval', min(cfg.eval_interval, rounds // 20))
         torch.manual_seed(cfg.seed)
         run = Run(cfg, words, MODELS[cfg.type](cfg, words.vocab_size), box[0])
     run.device, run.model, run.lock, run.backprop = device, run.model.to(device).train(), lock, by_autograd
@@ -1177,21 +1174,23 @@ def main(argv=None):
     """Run a command line. Exit code 0: done, 1: the machine failed, 2: the user's input, 130 and 143: interrupted."""
     try:
         sys.stdout, sys.stderr = (file or open(os.devnull, 'w') for file in (sys.stdout, sys.stderr))
+        for file in (file for file in (sys.stdout, sys.stderr) if hasattr(file, 'reconfigure')):
+            file.reconfigure(encoding=None if file.isatty() else 'utf-8', errors='backslashreplace')
         warnings.showwarning = lambda message, *where: say(str(message))      # one line for the reader, as all else
-        typed = parse(argv)
-        if 'TORCHELASTIC_RUN_ID' in os.environ:
-            typed = beside('beyond').restarted(typed)
+        typed = beside('beyond').restarted(parse(argv)) if 'TORCHELASTIC_RUN_ID' in os.environ else parse(argv)
         with machine_for(Config(**typed)) as device:
             code = (sample_run if typed.get('sample_only') else train_run)(typed, device) or 0
         sys.stdout.flush()      # here a full disk or a closed pipe can still be told
         return code
-    except (UserError, MachineError, ModuleNotFoundError, OSError) as e:
+    except (UserError, MachineError, ModuleNotFoundError, OSError, MemoryError, RuntimeError) as e:
+        if isinstance(e, RuntimeError) and 'memory' not in str(e):
+            raise
         if isinstance(e, OSError):      # it may be stdout that failed, and it would once more at the very end
             with contextlib.suppress(io.UnsupportedOperation):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(e, BrokenPipeError):      # whoever read our output has seen enough, as head -1 has
             return 0
-        print(shown(f'makemore: {e}', sys.stderr), file=sys.stderr)
+        print(shown('makemore: ' + (str(e) or 'not enough memory').splitlines()[0], sys.stderr), file=sys.stderr)
         return 2 if isinstance(e, (UserError, ModuleNotFoundError, FileExistsError, NotADirectoryError)) else 1
     except KeyboardInterrupt:
         return 130

@@ -129,9 +129,10 @@ def test_what_takes_long_has_a_bar_of_the_first_process(tmp_path, monkeypatch, c
             shown.append((what, total, how['disable'], how['delay']))
             super().__init__(pieces, what, total, **how)
     monkeypatch.setattr(tqdm.auto, 'tqdm', Bar)
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
     (tmp_path / 'play.txt').write_text(PLAY)
     makemore.read(makemore.settle(dict(text=True, type='bigram', input_file=str(tmp_path / 'play.txt'))))
-    assert shown == [('counting', None, None, 1), ('encoding', 10, None, 1)]
+    assert shown == [('counting', None, False, 1), ('encoding', 10, False, 1)]
     monkeypatch.setattr(beyond, 'rank', lambda: 1)
     assert len(list(beyond.progress('abc', 'counting'))) == 3 and shown[-1] == ('counting', None, True, 1)
     assert 'encoding' not in capsys.readouterr().err

@@ -156,7 +156,8 @@ def look_into(path):
     """A checkpoint is a zip of a pickle and of numbers. What is packed may unpack to any size; torch does not look at
     the check sums; and among what it lets a pickle call there is bytearray(10**12)."""
     with zipfile.ZipFile(path) as file:
-        if file.testzip() or any(part.compress_size != part.file_size for part in file.infolist()):
+        odd = [part for part in file.infolist() if part.compress_size != part.file_size or part.external_attr]
+        if file.testzip() or odd:
             raise ValueError('parts of it are packed or spoilt')
         for op, name, _ in pickletools.genops(file.read(next(n for n in file.namelist() if n.endswith('/data.pkl')))):
             if 'GLOBAL' in op.name and not re.fullmatch(

@@ -1013,9 +1013,8 @@ def train(run, board=None, caught=()):
         while True:
             last_step, [stop] = run.step == cfg.max_steps, sum_over_ranks(len(caught)) if world() > 1 else [caught]
             if last_step or run.step % cfg.eval_interval == 0 and run.step >= first + (first > 0):
-                clock, seconds = time.perf_counter(), time.perf_counter() - clock
-                pause(run, board, losses, seconds)
-                losses = []
+                pause(run, board, losses, time.perf_counter() - clock)
+                losses, clock = [], time.perf_counter()      # what a pause takes is not counted as training
             if cfg.sample_interval and first < run.step < cfg.max_steps and run.step % cfg.sample_interval == 0:
                 show_samples(run, board)
             if last_step or stop:

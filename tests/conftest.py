@@ -14,7 +14,7 @@ Result = collections.namedtuple('Result', 'code out err')
 
 
 def pytest_addoption(parser):
-    parser.addoption('--long', action='store_true', help='also what takes minutes')
+    parser.addoption('--long', action='store_true', help='also what takes minutes, and the large counts')
 
 
 def pytest_configure(config):

@@ -324,3 +324,49 @@ def test_an_impossible_prompt_is_refused_before_the_work(tmp_path, capsys):
     """It used to be refused at the first samples, a thousand steps later, or at the end with no result written."""
     assert run(tmp_path, '--text', '--type', 'bigram', '--prompt', '\N{SNOWMAN}') == 2
     assert 'not in the vocabulary' in capsys.readouterr().err and not (tmp_path / 'out' / 'last.pt').exists()
+
+
+def test_a_rank_that_is_killed_is_restarted_and_nothing_is_lost(names, tmp_path):
+    """torchrun --max-restarts: the group goes on from last.pt and ends in the weights of an undisturbed one."""
+    weights = []
+    for folder, script in (('calm', ''), ('killed', KILLER)):
+        out, program = tmp_path / folder, tmp_path / f'{folder}.py'
+        program.write_text(script + f'import sys; sys.path.insert(0, {str(Path(makemore.__file__).parent)!r})\n'
+                           'import makemore\ntake_step = makemore.take_step\n'
+                           + 'makemore.take_step = killed\n' * bool(script) + 'sys.exit(makemore.main())\n')
+        ended = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
+                                '--max-restarts=1', str(program), '-i', str(names), '-o', str(out), '--type', 'gru',
+                                '--dropout', '0.1', '-b', '16', '--max-steps', '12', '--eval-interval', '4',
+                                '--n-embd', '8', '--n-hidden', '8', '--device', 'cpu'],
+                               capture_output=True, text=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
+        assert ended.returncode == 0, ended.stderr[-2000:]
+        weights.append(torch.load(out / 'last.pt', weights_only=True))
+    assert weights[0]['step'] == weights[1]['step'] == 12
+    assert all(torch.equal(one, weights[1]['model'][name]) for name, one in weights[0]['model'].items())
+    assert 'killed at step 6' in ended.stderr
+
+
+# Put before the program: the second rank of the first try ends in the middle of a step as by kill -9.
+KILLER = '''
+import os, signal, sys
+def killed(run, *args):
+    if run.step == 6 and os.environ['RANK'] == '1' and os.environ['TORCHELASTIC_RESTART_COUNT'] == '0':
+        print('killed at step 6', file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return take_step(run, *args)
+'''
+
+
+def test_restarts_need_a_folder_with_a_name(monkeypatch):
+    monkeypatch.setenv('TORCHELASTIC_MAX_RESTARTS', '3')
+    with pytest.raises(makemore.UserError, match='-o'):
+        beyond.restarted({})
+    assert beyond.restarted(dict(work_dir='nowhere')) == dict(work_dir='nowhere')
+
+
+def test_a_restart_resumes_what_is_there(tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
+    typed = dict(work_dir=str(tmp_path), overwrite=True)
+    assert beyond.restarted(dict(typed)) == typed      # nothing saved yet: what is half there is replaced
+    (tmp_path / 'last.pt').touch()
+    assert beyond.restarted(dict(typed)) == dict(work_dir=str(tmp_path), resume=True)

@@ -769,12 +769,12 @@ class Transformer(LanguageModel):
             return super().forward(idx, targets)
         lengths, (B, T) = (targets >= 0).sum(1).tolist(), idx.shape
         rows = [[item * T + t for item in row for t in range(lengths[item])] for row in pack(lengths, self.context)]
-        at = nn.utils.rnn.pad_sequence([idx.new_tensor(row) for row in rows], True, B * T)      # (R, W)
+        W = -(-max(map(len, rows)) // 16) * 16      # a softmax over 16 numbers takes a third of the time of one over 15
+        at = idx.new_tensor([row + [B * T] * (W - len(row)) for row in rows])      # (R, W)
         item = at // T
         mask = torch.where((item[:, None, :, None] == item[:, None, None, :]).tril(), 0.0, -math.inf)      # (R,1,W,W)
         logits = self.logits(F.pad(idx.flatten(), (0, 1))[at], None, at % T, mask)
-        y = F.pad(targets.flatten(), (0, 1), value=-1)[at]
-        return F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-1)
+        return F.cross_entropy(logits.flatten(0, 1), F.pad(targets.flatten(), (0, 1), value=-100)[at].flatten())
 # ----------------------------------------------------------------------------------------------------------------------
 # Sampling
 def probabilities(logits, temperature=1.0, top_k=None, top_p=None):

@@ -122,7 +122,7 @@ def test_a_start_that_is_off_is_said(train, monkeypatch):
 
 def test_makemore_alone_trains_and_samples(run, names, monkeypatch):
     """Copied out of the repository without the files beside it."""
-    for name in ('inside', 'tokenizer', 'micrograd'):
+    for name in ('inside', 'faster', 'tokenizer', 'micrograd'):
         monkeypatch.setitem(__import__('sys').modules, name, None)
     assert run('-i', names, '--type', 'bigram', '--max-steps', 3).code == 0
     assert run('--sample-only').code == 0

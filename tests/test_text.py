@@ -276,10 +276,11 @@ def test_diagnosis_sees_every_kind_of_non_linearity(tmp_path, capsys):
     assert any(name.startswith('grad to data/') for name in tags['scalars'])
 
 
-def test_diagnosis_changes_nothing(tmp_path):
+@pytest.mark.parametrize('kind', ['bn-mlp', 'gru'])
+def test_diagnosis_changes_nothing(kind, tmp_path):
     for folder, more in (('a', []), ('b', ['--diagnose', '1'])):
         (tmp_path / folder).mkdir()
-        assert run(tmp_path / folder, '--type', 'bn-mlp', '--max-steps', '3', *more) == 0
+        assert run(tmp_path / folder, '--type', kind, '--max-steps', '3', *more) == 0
     a, b = (torch.load(tmp_path / f / 'out' / 'last.pt', weights_only=True)['model'] for f in 'ab')
     assert all(torch.equal(a[name], b[name]) for name in a)
 

@@ -27,7 +27,7 @@ from makemore import Recurrent, WindowModel
 def around(states, sizes):
     """Views of the state before every step, and after it."""
     parts = states.split([sizes[0], *sizes])
-    return [part if len(part) == n else part[:n] for part, n in zip(parts, sizes)], parts[1:]
+    return [part if m == n else part[:n] for part, m, n in zip(parts, [sizes[0], *sizes], sizes)], parts[1:]
 
 def backwards(*views):
     return reversed(list(zip(*views)))

@@ -262,6 +262,23 @@ def test_a_batch_may_be_larger_than_the_data(read):
     assert len(x) == 64 and len(y.unique(dim=0)) == 3
 
 
+@pytest.mark.parametrize('size', [16, 100, 160, 1000])
+def test_a_batch_by_hand(size, read, names):
+    """Of step 7, one line after another: the same lines in the same order as ever, so that no run starts anew."""
+    cfg, words = read(names.read_bytes(), batch_size=size, split='lecture', seed=5)
+    x, y, share = makemore.batch(words, cfg, 7)
+    starts, lengths = (t.tolist() for t in words.splits['train'])
+    n, flat = len(starts), words.flat.tolist()
+    epoch, place = divmod(7, max(1, n // size))
+    order = torch.randperm(n, dtype=torch.int32, generator=makemore.seeded(5, epoch)).tolist()
+    rows = [order[(place * size + i) % n] for i in range(size)]
+    assert share == 1 and len(x) == size and x.shape == y.shape == (size, max(lengths[row] for row in rows))
+    for row, inputs, targets in zip(rows, x.tolist(), y.tolist()):
+        start, length = starts[row], lengths[row]
+        assert inputs[:length] == flat[start:start + length]
+        assert targets == flat[start + 1:start + length + 1] + [-1] * (len(targets) - length)
+
+
 def test_what_is_known_of_a_text(read):
     texts = [f'{i:b}' for i in range(40)]
     _, words = read('\n'.join(texts), split='lecture')

@@ -122,21 +122,33 @@ def stream(model, words, cfg, how):
     """One sample of a text, written as it comes."""
     start, generator = torch.tensor([words.encode(cfg.prompt) or [0]]), torch.Generator().manual_seed(cfg.seed)
     ids = (ids[0] for _, ids in generate(model, start, generator, cfg.length or 500, None, **how))
-    for piece in words.tokenizer.decode_stream(ids) if words.tokenizer else (words.decode([i]) for i in ids):
+    text = words.tokenizer.decode_stream(ids) if words.tokenizer else (words.decode([i]) for i in ids)
+    for piece in itertools.chain([cfg.prompt], text):
         print(shown(piece, sys.stdout), end='', flush=True)
     print()
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Other processes: restarts, and a second run in the same folder
 
-def restarted(typed):
-    """Under torchrun --max-restarts the ranks that are started anew go on with what those before them have saved."""
-    if os.environ.get('TORCHELASTIC_MAX_RESTARTS', '0') != '0' and 'work_dir' not in typed:
+def join(typed):
+    """Into the group of processes: gloo between CPUs, NCCL between GPUs. torchrun keeps one store for all its restarts,
+    in which the addresses of the dead still stand: so each try gets its own part of it."""
+    nodes, tries = (int(os.environ[name]) for name in ('GROUP_WORLD_SIZE', 'TORCHELASTIC_MAX_RESTARTS'))
+    if tries and 'work_dir' not in typed:
         raise UserError('with --max-restarts name the folder, as in -o out/mine: a restart has to find it again')
-    if os.environ.get('TORCHELASTIC_RESTART_COUNT', '0') != '0':
+    if tries and nodes > 1 and os.environ['TORCHELASTIC_USE_AGENT_STORE'] == 'True':
+        raise UserError('restarts on several nodes need TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in front of torchrun')
+    store, rank, size = next(torch.distributed.rendezvous('env://'))
+    if nodes == 1:      # of several, each counts for itself how often it was restarted
+        store = torch.distributed.PrefixStore(os.environ['TORCHELASTIC_RESTART_COUNT'], store)
+    torch.distributed.init_process_group(store=store, rank=rank, world_size=size)
+    restarted(typed)
+
+def restarted(typed):
+    """The ranks that are started anew go on with what those before them have saved."""
+    if sum_over_ranks(int(os.environ['TORCHELASTIC_RESTART_COUNT']))[0]:
         typed.pop('overwrite', None)
         typed['resume' if (Path(typed['work_dir']) / 'last.pt').exists() else 'overwrite'] = True
-    return typed
 
 def lock(folder):
     """A file that stays locked as long as it is open, which is until the process ends, however it ends."""

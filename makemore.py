@@ -192,20 +192,21 @@ def make_room(folder, old=('last.pt', 'best.pt', 'result.json')):
     return held
 
 @contextlib.contextmanager
-def machine_for(cfg):
+def machine_for(typed):
     """The device: the fastest at hand, or the one that was asked for. Under torchrun also the group of processes."""
     grouped, gpu = 'TORCHELASTIC_RUN_ID' in os.environ, torch.accelerator.current_accelerator(check_available=True)
+    name = typed.get('device', 'auto')
     try:
-        device = torch.device(cfg.device if cfg.device != 'auto' else gpu or 'cpu')
+        device = torch.device(name if name != 'auto' else gpu or 'cpu')
         if grouped and device.type == 'cuda':
             device = torch.device('cuda', int(os.environ['LOCAL_RANK']))
             torch.cuda.set_device(device)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as e:
-        raise UserError(f'--device {cfg.device}: {str(e).splitlines()[0]}') from None
+        raise UserError(f'--device {name}: {str(e).splitlines()[0]}') from None
     with contextlib.ExitStack() as stack:
         if grouped:
-            torch.distributed.init_process_group()      # gloo between CPUs, NCCL between GPUs
+            beside('beyond').join(typed)
             stack.callback(torch.distributed.destroy_process_group)
         yield str(device)
 # ----------------------------------------------------------------------------------------------------------------------
@@ -354,10 +355,11 @@ def read_lines(cfg):
     return words
 
 def leave_out(words):
-    """Dev and test without the lines that train contains."""
+    """Dev and test without the lines that train contains; most of train falls through a sieve before it is compared."""
     prints, (train, dev, test) = fingerprints(words.flat, *words.lines), words.rows.values()
-    rest = torch.cat([dev, test])
-    known = torch.isin(prints[rest], prints.index_select(0, train)).split([len(dev), len(test)])
+    rest, learnt, bits = prints[torch.cat([dev, test])], prints.index_select(0, train), 2**24 - 1
+    sieve = torch.zeros(bits + 1, dtype=torch.bool).index_fill_(0, rest & bits, True)
+    known = torch.isin(rest, learnt[sieve[learnt & bits]]).split([len(dev), len(test)])
     for name, row, known in zip(('dev', 'test'), (dev, test), known):
         words.rows[name], words.left_out[name] = row[~known], int(known.sum())
 
@@ -1096,9 +1098,10 @@ def read(cfg, folder=None):
     cut_words(words, model.span or cfg.block_size)
     sizes = ', '.join(f'{len(rows):,} {name}' if len(rows) else f'no {name}' for name, rows in words.rows.items())
     lines, n, known = len(words.lines.starts), len(words.flat), sum(words.left_out.values())
-    say(f'{cfg.input_file}: ' + f'{lines:,} lines, ' * (not cfg.text) + f'{n:,} tokens of {words.vocab_size} kinds\n'
-        + (f'{words.longest:,} of them train, the rest dev' if cfg.text else sizes)
-        + ', shuffled by torch' * (lines > 10**6) + f'; {known:,} that train has too are left out' * (known > 0))
+    say({'-': 'standard input'}.get(cfg.input_file, cfg.input_file) + ': ' + f'{lines:,} lines, ' * (not cfg.text)
+        + f'{n:,} tokens of {words.vocab_size} kinds\n' + ('' if cfg.text else sizes)
+        + f'{words.longest:,} of them train, the rest dev' * cfg.text + ', shuffled by torch' * (lines > 10**6)
+        + f'; {known:,} that train has too are left out' * (known > 0))
     if words.longest >= words.span and not cfg.text:
         say(f'lines of more than {words.span - 1} tokens are cut into pieces of {words.span}')
     return words
@@ -1176,9 +1179,7 @@ def main(argv=None):
         sys.stdout, sys.stderr = (file or open(os.devnull, 'w') for file in (sys.stdout, sys.stderr))
         for file in (file for file in (sys.stdout, sys.stderr) if hasattr(file, 'reconfigure')):
             file.reconfigure(encoding=None if file.isatty() else 'utf-8', errors='backslashreplace')
-        warnings.showwarning = lambda message, *where: say(str(message))      # one line for the reader, as all else
-        typed = beside('beyond').restarted(parse(argv)) if 'TORCHELASTIC_RUN_ID' in os.environ else parse(argv)
-        with machine_for(Config(**typed)) as device:
+        with machine_for(typed := parse(argv)) as device:
             code = (sample_run if typed.get('sample_only') else train_run)(typed, device) or 0
         sys.stdout.flush()      # here a full disk or a closed pipe can still be told
         return code
@@ -1196,4 +1197,5 @@ def main(argv=None):
         return 130
 
 if __name__ == '__main__':
+    warnings.showwarning = lambda message, *where: say(str(message))      # one line for the reader, as all else
     sys.exit(main())

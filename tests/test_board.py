@@ -92,6 +92,11 @@ def best(runs):
     return {name: torch.load(runs[0] / name / 'best.pt', weights_only=True)['model'] for name in RATES}
 
 
+def test_a_run_is_one_run(board):
+    """Every matrix had a run of its own: a sweep's list could not be read any more."""
+    assert set(board.ask('scalars/tags')) == set(RATES)
+
+
 def test_scalars_are_what_the_run_said(board, runs):
     _, said, results = runs
     for name, rate in RATES.items():

@@ -52,6 +52,7 @@ def serve():
     for name in ('utf-8-sig', 'utf-32-le'):
         codecs.lookup(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)      # the tests themselves may run under nohup
     gc.freeze()      # the children's collectors leave alone, and unwritten, what they share
     for line in sys.stdin:
         if not os.fork():

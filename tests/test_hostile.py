@@ -591,7 +591,7 @@ def test_random_settings_take_three_steps(long, run, names):
             assert end.code == 2 or '--learning-rate' in end.err, settings
             continue
         end = run('--resume', '-o', f'x{i}', '--max-steps', 4)
-        assert end.code == 0 or 'gradient inf' in end.err, (settings, end)      # a dropout of 0.99 can do that
+        assert end.code == 0 or 'try a lower --learning-rate' in end.err, (settings, end)      # 1.0 can ruin it
         drawn = [s for s in settings if s.startswith(('--top', '--temp', '--prompt', '--length'))]
         assert run('--sample-only', '-o', f'x{i}', *drawn).code == 0, settings
         shutil.rmtree(f'x{i}')

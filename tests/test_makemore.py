@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -191,7 +192,14 @@ def test_reading_from_a_pipe(names, tmp_path):
 
 def test_standard_input_in_this_process(run, monkeypatch):
     monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(b'emma\nava\nmia\n')))
-    assert run('-i', '-', '--type', 'bigram', '--max-steps', 3).code == 0
+    done = run('-i', '-', '--type', 'bigram', '--max-steps', 3)
+    assert done.code == 0 and done.err.startswith('standard input: 3 lines')
+
+
+def test_a_notebook_keeps_its_own_warnings(train):
+    """Every warning after a run used to go through the program's own way of speaking."""
+    before = warnings.showwarning
+    assert train('bigram', '-o', 'x').code == 0 and warnings.showwarning is before
 
 
 def test_a_reader_that_has_seen_enough(finished):

@@ -34,7 +34,8 @@ def test_a_text_trains_resumes_and_speaks(kind, tmp_path, capsys):
     assert makemore.main(['--resume', '-o', str(tmp_path / 'out'), '--max-steps', '5']) == 0
     capsys.readouterr()
     assert makemore.main(['--sample-only', '-o', str(tmp_path / 'out'), '--prompt', 'SPEAKER', '--length', '30']) == 0
-    assert len(capsys.readouterr().out) == 30 + 1      # past the block size, character by character, and a line end
+    spoken = capsys.readouterr().out      # past the block size, character by character, and a line end
+    assert spoken.startswith('SPEAKER') and len(spoken) == len('SPEAKER') + 30 + 1
 
 
 def test_a_text_keeps_its_newlines_and_has_no_boundary():
@@ -233,7 +234,7 @@ def test_byte_pairs_are_learned_saved_and_spoken(mode, tmp_path, capsys):
     model, words = makemore.load(tmp_path / 'out')
     assert words.vocab_size == 280 + (not mode) and words.decode(words.encode('good sir')) == 'good sir'
     assert makemore.main(['--sample-only', '-o', str(tmp_path / 'out'), '--num-samples', '3', '--prompt', 'Wh']) == 0
-    assert capsys.readouterr().out.startswith('Wh') == (not mode)
+    assert capsys.readouterr().out.startswith('Wh')
 
 
 def test_tokens_never_cross_a_line_and_the_loss_per_character_is_counted(tmp_path):
@@ -246,10 +247,13 @@ def test_tokens_never_cross_a_line_and_the_loss_per_character_is_counted(tmp_pat
     assert words.density == (len(pieces) - 1) / characters
 
 
-def test_fewer_pairs_than_wanted_are_said_in_one_line(tmp_path, capsys):
-    assert run(tmp_path, '--tokenizer', 'bpe', '--type', 'bigram', '--max-steps', '1', text='anna\nhanna\n') == 0
-    lines = capsys.readouterr().err.splitlines()
-    assert [line for line in lines if 'no pair is left' in line] and not any('Warning' in line for line in lines)
+def test_fewer_pairs_than_wanted_are_said_in_one_line(tmp_path):
+    (tmp_path / 'two.txt').write_text('anna\nhanna\n')
+    ended = subprocess.run([sys.executable, makemore.__file__, '-i', 'two.txt', '--tokenizer', 'bpe', '--type', 'bigram',
+                            '--max-steps', '1'], cwd=tmp_path, capture_output=True, text=True)
+    lines = ended.stderr.splitlines()
+    assert ended.returncode == 0 and [line for line in lines if 'no pair is left' in line]
+    assert not any('Warning' in line for line in lines)
 
 
 def test_a_saved_tokenizer_can_be_used(tmp_path):
@@ -340,7 +344,7 @@ def test_a_rank_that_is_killed_is_restarted_and_nothing_is_lost(names, tmp_path)
                                 '--dropout', '0.1', '-b', '16', '--max-steps', '12', '--eval-interval', '4',
                                 '--n-embd', '8', '--n-hidden', '8', '--device', 'cpu'],
                                capture_output=True, text=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
-        assert ended.returncode == 0, ended.stderr[-2000:]
+        assert ended.returncode == 0, ended.stderr
         weights.append(torch.load(out / 'last.pt', weights_only=True))
     assert weights[0]['step'] == weights[1]['step'] == 12
     assert all(torch.equal(one, weights[1]['model'][name]) for name, one in weights[0]['model'].items())
@@ -358,16 +362,20 @@ def killed(run, *args):
 '''
 
 
-def test_restarts_need_a_folder_with_a_name(monkeypatch):
-    monkeypatch.setenv('TORCHELASTIC_MAX_RESTARTS', '3')
-    with pytest.raises(makemore.UserError, match='-o'):
-        beyond.restarted({})
-    assert beyond.restarted(dict(work_dir='nowhere')) == dict(work_dir='nowhere')
+@pytest.mark.parametrize('nodes, typed, word', [(1, {}, '-o'), (2, dict(work_dir='x'), 'SHARE_RDZV')])
+def test_what_restarts_need(nodes, typed, word, monkeypatch):
+    for name, value in dict(GROUP_WORLD_SIZE=nodes, TORCHELASTIC_MAX_RESTARTS=3,
+                            TORCHELASTIC_USE_AGENT_STORE=True).items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(makemore.UserError, match=word):
+        beyond.join(typed)
 
 
 def test_a_restart_resumes_what_is_there(tmp_path, monkeypatch):
-    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
-    typed = dict(work_dir=str(tmp_path), overwrite=True)
-    assert beyond.restarted(dict(typed)) == typed      # nothing saved yet: what is half there is replaced
-    (tmp_path / 'last.pt').touch()
-    assert beyond.restarted(dict(typed)) == dict(work_dir=str(tmp_path), resume=True)
+    first = dict(work_dir=str(tmp_path), overwrite=True)
+    for count, there, expected in ((0, True, first), (1, False, first), (1, True, dict(work_dir=str(tmp_path), resume=True))):
+        monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', str(count))
+        (tmp_path / 'last.pt').touch() if there else (tmp_path / 'last.pt').unlink(missing_ok=True)
+        typed = dict(first)
+        beyond.restarted(typed)
+        assert typed == expected      # where nothing has been saved yet, what is half there is replaced

@@ -129,6 +129,71 @@ def test_encoding_with_vocabularies_that_no_training_made():
         assert [merge(chunk), merge(chunk), merge(chunk * 9)] == [*[tuple(ids)] * 2, tuple(bpe.bpe(chunk * 9, ranks))]
 
 
+def odd_vocabulary(rng, sample, most=20):
+    """Slices of a text as tokens, some of which no merge reaches and some with halves of characters, in any order."""
+    tokens = set()
+    for _ in range(rng.randint(0, most)):
+        i = rng.randrange(len(sample))
+        tokens.add(sample[i:i + rng.randint(2, 7)])
+    tokens = [bytes([i]) for i in range(256)] + sorted(token for token in tokens if len(token) > 1)
+    ids = range(len(tokens)) if rng.random() < 0.3 else rng.sample(range(400), len(tokens))
+    return dict(zip(tokens, ids))
+
+
+def test_neighbours_vouch_for_a_whole_row_of_tokens():
+    rng, outcomes = random.Random(15), Counter()
+    for _ in range(3_000):
+        ranks = odd_vocabulary(rng, bytes(rng.choices(b"ab", k=40)))
+        row = rng.choices([token for token in ranks if set(token) <= set(b"ab")], k=rng.randint(1, 5))
+        pairs = list(zip(row, row[1:])) or [(row[0], b"")]
+        whole = encode_by_rank(b"".join(row), ranks) == [ranks[token] for token in row]
+        parts = [encode_by_rank(a + b, ranks) == [ranks[token] for token in (a, b) if token] for a, b in pairs]
+        assert whole == all(parts), (row, ranks)
+        outcomes[whole, len(row) > 2] += 1
+    assert min(outcomes[True, True], outcomes[False, True]) > 100
+
+
+@pytest.mark.parametrize("memo", [3, 1 << 17])
+def test_borders_and_windows_change_nothing_whatever_the_vocabulary(memo, monkeypatch):
+    """Characters of one to four bytes, tokens that end within them or hold two halves, ranks in any order."""
+    monkeypatch.setattr(bpe, "MEMO", memo)
+    rng, cuts = random.Random(16), 0
+    for letters in "ab", "aé中😀", "中国囼", "жд ж", "😀👍🏽\u200d", "a\u0301é\ufffd\x80\u07ff\u0800\U0010ffff":
+        for k in range(250):
+            sample = "".join(rng.choices(letters, k=40))
+            ranks = odd_vocabulary(rng, sample.encode())
+            monkeypatch.setattr(bpe, "WINDOW", rng.choice([4, 8, 16, 512]))
+            tok = Tokenizer(None, ranks=ranks)
+            for probe in sample, *("".join(rng.choices(letters, k=rng.randint(0, 30))) for _ in range(3)):
+                whole = ranks.get(probe.encode())      # a chunk that is a token is never merged, as in tiktoken
+                ids = encode_by_rank(probe.encode(), ranks) if whole is None else [whole]
+                assert tok.encode(probe) == ids, (probe, ranks)
+                cuts += len(bpe.borders(ranks)(probe)) > 1
+    assert cuts > 1000
+
+
+def test_a_token_with_halves_of_two_characters_is_found_between_any_two():
+    for text in "é中", "中中", "中é", "😀中", "中😀", "éé", "😀😀", "ࠀࠀ", "\x80\x80", "\U00040000\U0010ffff":
+        left, right = (char.encode() for char in text)
+        for a, b in (left[-1:], right[:1]), (left, right[:1]), (left[-1:], right), (left[1:], right[:-1]):
+            ranks = {bytes([i]): i for i in range(256)}
+            ranks |= {token: i for i, token in enumerate(dict.fromkeys(
+                (a + b)[:k] for k in range(2, len(a + b) + 1)), 256)}
+            whole = ranks.get(text.encode())
+            ids = encode_by_rank(text.encode(), ranks) if whole is None else [whole]
+            assert Tokenizer(None, ranks=ranks).encode(text) == ids, (text, a, b)
+            assert bpe.borders(ranks)(text) == [text]
+
+
+def test_long_chunks_are_put_together_from_windows(monkeypatch):
+    asked = []
+    monkeypatch.setattr(bpe, "bpe", lambda chunk, *args, plain=bpe.bpe: asked.append(len(chunk)) or plain(chunk, *args))
+    tok = Tokenizer().train("aaaa aaaa aaaaaaaa bb bb abab abba", 268)
+    for long in "a" * 100_000, "ab" * 50_000:
+        assert tok.decode(tok.encode(long)) == long
+    assert 0 < len(asked) < 30 and max(asked) <= bpe.WINDOW        # the same windows are not merged again and again
+
+
 def test_ties_go_to_the_pair_seen_first_across_texts():
     # "xy" and "ab" both stand twice; a set or a heap of pairs would answer ab
     assert list(Tokenizer(None).train(["xy", "ab", "ab", "xy"], 257).merges) == [(120, 121)]

@@ -1,9 +1,11 @@
 """Runs from end to end: what they measure, what they leave behind, and that an interruption changes nothing."""
 import collections
+import itertools
 import json
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -125,6 +127,37 @@ def test_what_is_printed(train):
     for split in ('train', 'dev', 'test'):
         assert f'{result[split]:.4f}' in out and f'{math.exp(result[split]):.3f}' in out
     assert str(result['params']) in err.replace(',', '') and ' x' in err and '200 lines' in err and 'new' in out
+
+
+def test_how_long_it_will_take(train):
+    """In a pipe there is no bar: after the first twenty steps a line says it, also after a resume, and only once."""
+    lines = [line for line in train('mlp', '-o', 'x', max_steps=45).err.splitlines() if 'will take about' in line]
+    assert len(lines) == 1 and re.fullmatch(r'the rest will take about (\d+:)?\d\d:\d\d', lines[0])
+    assert 'will take' not in train('mlp', '-o', 'y', max_steps=15).err
+
+
+SHORT = 'zeus hera poseidon demeter athena apollo artemis ares hermes hestia hades hephaestus aphrodite dionysus pan nike '
+SHORT += 'eris eros gaia iris'
+
+
+def test_a_short_list_does_not_end_untrained(run, tmp_path):
+    """The best step lay between two evaluations: after 200 s the untrained model was handed over. So a short list is
+    gone through a hundred times at most, and looked at twenty times on the way, unless other numbers were typed."""
+    (tmp_path / 'gods.txt').write_text(SHORT.replace(' ', '\n'))
+    assert run('-i', 'gods.txt', '--type', 'mlp', '-o', 'x').code == 0
+    saved = checkpoint('x/best.pt')
+    assert saved['settings']['max_steps'] == 200 and saved['settings']['eval_interval'] == 10 and saved['step'] > 0
+    assert run('-i', 'gods.txt', '--type', 'mlp', '-o', 'y', '--max-steps', 30, '--eval-interval', 7).code == 0
+    saved = checkpoint('y/last.pt')
+    assert saved['step'] == 30 and saved['settings']['eval_interval'] == 7
+
+
+def test_a_hundred_rounds_at_most(run, tmp_path):
+    (tmp_path / 'list.txt').write_text('\n'.join(''.join(pair) for pair in itertools.product('abcdefghij', repeat=3)))
+    cfg = makemore.start_run(makemore.parse(['-i', 'list.txt', '--type', 'mlp', '-b', '50']), 'cpu').cfg
+    assert (cfg.max_steps, cfg.eval_interval) == (1600, 80)      # 800 lines of train, 16 steps a round
+    cfg = makemore.start_run(makemore.parse(['-i', 'list.txt', '--type', 'mlp', '-b', '4']), 'cpu').cfg
+    assert (cfg.max_steps, cfg.eval_interval) == (20000, 500)      # the defaults are less than a hundred rounds
 
 
 def test_training_lowers_the_loss(train):
@@ -319,6 +352,18 @@ def test_a_best_that_is_newer_than_the_last_is_not_replaced_either(train, run):
     torch.save(best | dict(best=1.0), 'x/best.pt')
     assert run('--resume', '-o', 'x', '--max-steps', 30).code == 0
     assert checkpoint('x/best.pt')['best'] == 1.0
+
+
+@pytest.mark.parametrize('knob, value', [('--weight-decay', 5), ('--learning-rate', 0.1), ('--grad-clip', 0.01)])
+def test_what_is_typed_counts_for_the_rest_of_the_run(knob, value, train, run):
+    """The optimizer's own settings came back from the checkpoint and overruled what had been typed."""
+    assert train('mlp', '-o', 'x', knob, value / 2).code == train('mlp', '-o', 'y', knob, value / 2).code == 0
+    assert run('--resume', '-o', 'x', '--max-steps', 20).code == 0
+    assert run('--resume', '-o', 'y', '--max-steps', 20, knob, value).code == 0
+    settings, other = (checkpoint(f'{folder}/last.pt')['settings'] for folder in 'xy')
+    name = knob[2:].replace('-', '_')
+    assert other[name] == value == 2 * settings[name]
+    assert '/model/net.2.weight' in differences(checkpoint('x/last.pt'), checkpoint('y/last.pt'))
 
 
 def test_another_dropout_for_the_rest_of_the_run(train, run):

@@ -2,8 +2,7 @@
     tok = Tokenizer().train(open("names.txt"), vocab_size=512)     # texts, one by one; no merge crosses two of them
     tok.decode(tok.encode("hello")) == "hello"; tok.save("names.json"); Tokenizer.load("names.json")
     pretrained("cl100k_base").encode("hello world")                # [15339, 1917], where the file is on the machine
-bpe.py is the algorithm, text.py cuts text into chunks, core.py has the Tokenizer, formats.py other people's files,
-__main__.py the commands: python -m tokenizer --help."""
+bpe.py is the algorithm, text.py cuts, core.py has the Tokenizer, formats.py other files, __main__.py the commands."""
 from .bpe import get_stats, merge
 from .core import Tokenizer
 from .formats import BasicTokenizer, GPT4Tokenizer, RegexTokenizer, load, pretrained, render_token

@@ -1,6 +1,5 @@
 """The commands: train, encode, decode, show (token by token), merges (in their order), compare (bytes per token, beside
-the published vocabularies at hand). A TOKENIZER is a file that train wrote, a .tiktoken or .model file, or a name like
-cl100k_base. Examples:
+the published ones at hand). A TOKENIZER is a file that train wrote, a .tiktoken or .model file, or a name. Examples:
   python -m tokenizer train names.txt --lines --vocab-size 512 -o names.json
   echo hello world | python -m tokenizer encode -t names.json | python -m tokenizer decode -t names.json
   python -m tokenizer show README.md -t names.json --ids
@@ -32,15 +31,13 @@ def encode(args):
     print(*load(args.tokenizer[0]).encode("".join(map(contents, args.files)), args.special))
 def decode(args):
     data = load(args.tokenizer[0]).decode_bytes(map(int, "".join(map(contents, args.files)).split()))
-    if sys.stdout.isatty():     # a file gets the exact bytes, a terminal nothing that could take it over
-        data = b"\n".join(visible(line).encode() for line in data.split(b"\n"))
+    if sys.stdout.isatty(): data = b"\n".join(visible(line).encode() for line in data.split(b"\n"))     # no escape
     sys.stdout.buffer.write(data)
 def show(args):
     tok, colour = load(args.tokenizer[0]), sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for n, i in enumerate(tok.encode("".join(map(contents, args.files)), args.special)):
         text = visible(tok.vocab[i]) + f" {i}" * args.ids
-        text = f"\x1b[30;4{n % 6 + 1}m{text}\x1b[0m" if colour else f"[{text}]"
-        print(text, end="\n" * tok.vocab[i].endswith(b"\n"))
+        print(f"\x1b[30;4{n % 6 + 1}m{text}\x1b[0m" if colour else f"[{text}]", end="\n" * tok.vocab[i].endswith(b"\n"))
     print()
 def merges(args):
     for pair, new in (tok := load(args.tokenizer[0])).merges.items():
@@ -49,8 +46,7 @@ def compare(args):
     text = "".join(map(contents, args.files))
     print(f"{'tokenizer':30} {'vocabulary':>10} {'tokens':>10} {'bytes/token':>11}")
     for name in [*args.tokenizer, *filter(find, PUBLISHED)]:
-        tok = load(name)
-        n = len(tok.encode(text, "none"))
+        n = len((tok := load(name)).encode(text, "none"))
         print(f"{name:30} {tok.vocab_size:10,} {n:10,} {len(text.encode()) / max(n, 1):11.3f}")
 def wrong(parser, message):
     """What is wrong and what was perhaps meant, for one line; argparse would print the usage too."""

@@ -3,20 +3,20 @@ number; the first 256 are the bytes. Training replaces the most frequent pair of
 over; encoding replays those merges in their order. The rule for ties, on which every id depends: the highest count
 wins, and among equals the pair that stands first in the text as it is by then. Pairs are counted with overlaps ("aaa"
 holds aa twice) but merged from the left."""
+import re
 from collections import defaultdict
-from heapq import heapify, heappop, heappush
+from functools import lru_cache
+from heapq import heappop, heappush
 from itertools import chain, pairwise
 from operator import add
-NEVER, CUT = 1 << 62, 1 << 63       # the rank of a pair that is no token, and of one that is in no token
-SHORT, MEMO, MEMO_KEY = 24, 1 << 17, 64     # bytes for which a list beats a heap; a memo's texts and their characters
-
+NEVER, MEMO, MEMO_KEY = 1 << 62, 1 << 17, 64    # the rank of a pair that is no token; a memo's texts, their characters
+SHORT, WINDOW = 24, 512     # bytes for which a list beats a heap, and of a long chunk that are merged at a time
 # ----------------------------------------------------------------------------------------------------------------------
 # the lecture: slow and plain, and the tests' reference for everything below
 def get_stats(ids, counts=None):
     """Count neighbours: [1, 2, 3, 1, 2] -> {(1, 2): 2, (2, 3): 1, (3, 1): 1}; adds to counts where given."""
     counts = {} if counts is None else counts
-    for pair in pairwise(ids):
-        counts[pair] = counts.get(pair, 0) + 1
+    for pair in pairwise(ids): counts[pair] = counts.get(pair, 0) + 1
     return counts
 def merge(ids, pair, new):
     """Replace a pair by a new token, from the left: [1, 2, 3, 1, 2], (1, 2), 4 -> [4, 3, 4]."""
@@ -30,8 +30,7 @@ def train_naive(chunks, num_merges):
     chunks, merges = [list(chunk) for chunk in chunks], {}
     for new in range(256, 256 + num_merges):
         stats = {}
-        for ids in chunks:
-            get_stats(ids, stats)
+        for ids in chunks: get_stats(ids, stats)
         if not stats: break                     # every chunk is a single token
         pair = max(stats, key=stats.get)        # max keeps the first of equals, and a dict the order of insertion
         chunks = [merge(ids, pair, new) for ids in chunks]
@@ -45,19 +44,16 @@ def encode_naive(chunk, merges):
         if pair not in merges: break
         ids = merge(ids, pair, merges[pair])
     return ids
-
 # ----------------------------------------------------------------------------------------------------------------------
 # training, fast
 class Pairs:
-    """The counts of all pairs, corrected at every merge instead of counted anew. A text repeats its words, so each
-    distinct chunk is held once, with a weight, as a str whose characters are tokens (chr(256) is the first merge):
-    then Python's own split and join do the merging, in C."""
+    """The counts of all pairs, corrected at every merge. A text repeats its words, so each chunk is held once, with a
+    weight, as a str whose characters are tokens (chr(256): the first merge); split and join do the merging, in C."""
     def __init__(self, counts):
         self.chunks, self.weights = [chunk.decode("latin-1") for chunk in counts], list(counts.values())
         self.stats = defaultdict(int)           # pair -> how often it stands in the text
         self.where = defaultdict(list)          # pair -> its chunks in rising order; some may have lost it since
-        for i, chunk in enumerate(self.chunks):
-            self._note(i, list(map(add, chunk, chunk[1:])), self.stats)
+        for i, chunk in enumerate(self.chunks): self._note(i, list(map(add, chunk, chunk[1:])), self.stats)
         self.ties, self.level = [], (0, 0)      # the pairs that share the best count and first chunk: (-count, chunk)
         self.heap = sorted((-n, self.where[pair][0], pair) for pair, n in self.stats.items())
     def _note(self, i, pairs, stats):
@@ -66,9 +62,8 @@ class Pairs:
             stats[pair] += weight
             if not (home := where[pair]) or home[-1] != i: home.append(i)
     def _pop(self):
-        """Take the best key (-count, first chunk, pair) out of the heap; None when there is none. A pair only ever gets
-        rarer, and its first place only moves to the right. So a key in the heap can be too hopeful but never too
-        modest: if the best one is still true when it comes out, no other can beat it."""
+        """Take the best key (-count, first chunk, pair) out of the heap, or None. Pairs only get rarer, and their first
+        places only move right. So a key can be too hopeful, never too modest: if it is still true, none beats it."""
         while self.heap:
             key = heappop(self.heap)
             pair, home = key[2], self.where[key[2]]
@@ -77,9 +72,8 @@ class Pairs:
                 if key == (now := (-self.stats[pair], home[0], pair)): return key
                 heappush(self.heap, now)
     def best(self):
-        """The most frequent pair and its count, ties by first place in the text; None when no pair is left. Ties are
-        looked up and sorted once, not for every merge: a merge before them moves them all, but past each other never,
-        and one that still has its count has lost no place, so not its first one either."""
+        """The most frequent pair and its count, ties by first place; None when no pair is left. Ties are sorted once: a
+        merge never moves them past each other; one with its old count has lost no place, so not its first either."""
         for lost in [pair for pair in self.ties if self.stats[pair] != -self.level[0]]:
             self.ties.remove(lost)
             heappush(self.heap, (-self.stats[lost], self.where[lost][0], lost))
@@ -109,27 +103,25 @@ class Pairs:
         del self.stats[pair]
 def learn(counts):
     """Yield (pair, its count), merge by merge, until no pair is left: {b"aab": 2} -> ((97, 97), 2), ((256, 98), 2)."""
-    pairs = Pairs(counts)
-    for new, (pair, n) in enumerate(iter(pairs.best, None), 256):
+    for new, (pair, n) in enumerate(iter((pairs := Pairs(counts)).best, None), 256):
         pairs.merge(pair, chr(new))
         yield tuple(map(ord, pair)), n
-
 # ----------------------------------------------------------------------------------------------------------------------
 # encoding, fast. A vocabulary is one dict, bytes -> id, and the id is also the rank: lower ids merge first. Pairs are
-# not needed, because training never makes the same bytes twice: between borders that no merge crosses, the same bytes
-# always merge in the same way.
+# not needed, because training never makes the same bytes twice. And neighbours vouch for a whole row: tokens are the
+# encoding of their bytes if and only if every two neighbours are the encoding of theirs. For think of the first merge
+# across a border in the row. Until then, the two tokens beside it were made as if they were alone in the world; now the
+# lowest rank anywhere, leftmost of equals, is between them, so it is when they are alone, and alone they cross as well.
 def bpe(chunk, ranks, below=NEVER):
     """Merge bytes by rank: b"aaab", {..., b"aa": 256, b"aaa": 257} -> [257, 98]; only with ranks under below. Tokens
     are linked by where they start and end, and a heap holds the pairs (rank, start, end): a chunk may be huge."""
     size, get = len(chunk), ranks.get
     end = [*range(1, size + 1), 0]              # the token at i ends at end[i]; 0 where no token starts any more
     start = [*range(-1, size)]                  # the token that ends at i starts at start[i]
-    heap = [(r, i, i + 2) for i in range(size - 1) if (r := get(chunk[i:i + 2], below)) < below]
-    heapify(heap)
+    heap = sorted((r, i, i + 2) for i in range(size - 1) if (r := get(chunk[i:i + 2], below)) < below)
     while heap:
         _, i, last = heappop(heap)
-        middle = end[i]
-        if middle and end[middle] == last:      # else another merge took one of its halves
+        if (middle := end[i]) and end[middle] == last:      # else another merge took one of its halves
             end[i], end[middle], start[last] = last, 0, i
             for left, right in (start[i], last), (i, end[last]):    # behind the last is b"", which is no token
                 if left >= 0 and (r := get(chunk[left:right], below)) < below: heappush(heap, (r, left, right))
@@ -142,20 +134,43 @@ class Memo(dict):
         if len(self) >= MEMO: self.clear()
         if len(text) <= MEMO_KEY: self[text] = ids
         return ids
+def first_byte(lead):
+    """The characters whose UTF-8 begins with some byte, as regular expressions have it: 0xC3 -> "À-ÿ"."""
+    low = (lead & 0x3F >> (more := 1 + (lead >= 0xE0) + (lead >= 0xF0))) << 6 * more     # more bytes follow
+    return f"\\U{min(low, 0x10FFFF):08x}-\\U{min(low | (1 << 6 * more) - 1, 0x10FFFF):08x}"
+def borders(ranks):
+    """A function that cuts a text where no merge can cross, as between most emoji and many Chinese characters: a piece
+    goes on while a token may have its next two characters, or parts of them, side by side. To ask that of eight groups
+    of characters instead of each pair is a little less exact, but one regular expression, and fast."""
+    groups = defaultdict(lambda: (set(), set()))
+    for a, b in set(chain.from_iterable(map(pairwise, [token.decode("utf-8", "surrogateescape") for token in ranks]))):
+        end, start = "\udc80" <= a <= "\udcbf", "\udcc0" <= b <= "\udcff"   # a part of a character: a surrogate a byte
+        if "\udcc0" <= a <= "\udcff" or "\udc80" <= b <= "\udcbf": continue  # two parts of the same one
+        left, right = groups[end, start, end or start or ord(a) % 8]
+        left.add("\\0-\\U0010ffff" if end else a)
+        right.add(first_byte(ord(b) - 0xDC00) if start else b)
+    one_of = lambda chars: f"[{''.join(c if len(c) > 1 else re.escape(c) for c in chars)}]"
+    ways = "|".join(f"{one_of(left)}(?={one_of(right)})" for left, right in groups.values())
+    return re.compile(f"(?:{ways})*.", re.DOTALL).findall
 def merger(ranks):
-    """A function that merges bytes as bpe does, but is faster for the short chunks that texts are made of. Bytes that
-    stand side by side in no token are a border that no merge ever crosses: what is between such borders (most emoji
-    and many Chinese words) is a piece of its own, and soon a known one."""
-    get = ranks.get
-    beside = set(chain.from_iterable(map(pairwise, ranks)))
-    two = defaultdict(lambda: CUT, {pair: get(bytes(pair), NEVER) for pair in beside})
+    """A function that merges bytes as bpe does, but faster where they are few, as most are, or very many."""
+    get, size = ranks.get, {i: len(token) for token, i in ranks.items()}
+    two = defaultdict(lambda: NEVER, {tuple(token): i for token, i in ranks.items() if len(token) == 2})
+    window = lru_cache(64)(lambda part: bpe(part, ranks))       # a million spaces are the same window over and over
+    def merge_long(chunk):
+        """Merge a window; go back to one of its last tokens and merge a window from there: if that begins with the same
+        token, both together are one encoding, as all neighbours in it stand side by side in one of the two."""
+        ids, at, now = [], 0, window(chunk[:WINDOW])
+        while at + WINDOW < len(chunk):
+            at += sum(map(size.get, now[:(k := len(now) * 3 // 4)]))
+            after = window(chunk[at:at + WINDOW])
+            if not k or after[0] != now[k]: return bpe(chunk, ranks)
+            ids += now[:k]
+            now = after
+        return ids + now
     def merge(chunk):
+        if len(chunk) > SHORT: return tuple(merge_long(chunk))
         rank = [*map(two.__getitem__, pairwise(chunk)), NEVER]
-        if CUT in rank:
-            ends = [i for i, r in enumerate(rank, 1) if r >= CUT or i == len(chunk)]
-            parts = (chunk[i:j] for i, j in zip([0, *ends], ends))
-            return tuple(chain.from_iterable(map(pieces.__getitem__, parts)))
-        if len(chunk) > SHORT: return tuple(bpe(chunk, ranks))
         start = [*range(len(chunk) + 1), 0]     # of each token, the end, and a 0 that makes the last pair b"", no token
         while (low := min(rank)) < NEVER:
             i = rank.index(low)
@@ -163,7 +178,6 @@ def merger(ranks):
             if i: rank[i - 1] = get(chunk[start[i - 1]:start[i + 1]], NEVER)
             rank[i] = get(chunk[start[i]:start[i + 2]], NEVER)
         return tuple([ranks[chunk[i:j]] for i, j in pairwise(start[:-1])])
-    pieces = Memo(merge)
     return merge
 def recover_merges(ranks):
     """The pairs behind a vocabulary, in order: {..., b"aa": 256, b"aaa": 257} -> {(97, 97): 256, (256, 97): 257}."""

@@ -1,10 +1,10 @@
 """The Tokenizer: a vocabulary (bytes -> id), a pattern that cuts text into chunks, and special tokens."""
-import codecs, json, warnings
+import array, codecs, json, warnings
 from functools import cached_property
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 import regex
-from .bpe import Memo, learn, merger, recover_merges
+from .bpe import SHORT, Memo, borders, learn, merger, recover_merges
 from .text import GPT4_PATTERN, WORDS, clean, count_chunks, read, splitter
 MAX_ID = 0x10FFFF               # training writes tokens as characters, and that many there are
 class Tokenizer:
@@ -17,19 +17,19 @@ class Tokenizer:
         check(ranks, special_tokens)
         vars(self).pop("merges", None)
         self.pattern, self.special_tokens, self.ranks = pattern, dict(special_tokens), dict(ranks)
-        split, merge = splitter(pattern), merger(self.ranks)
-        def chunk_ids(chunk):
-            token = chunk.encode()              # most chunks of a text are a token, and need no merging
-            return (self.ranks[token],) if token in self.ranks else merge(token)
+        split, get, merge, cut = splitter(pattern), self.ranks.get, merger(self.ranks), borders(self.ranks)
+        def piece_ids(piece): return array.array("I", merge(piece.encode())).tobytes()  # four bytes an id, to be joined
+        def chunk_ids(chunk):                   # most chunks are a token; short English is rarely more than a piece
+            if (len(chunk) > SHORT or not chunk.isascii()) and len(parts := cut(chunk)) > 1:
+                return b"".join(map(pieces, parts))
+            return piece_ids(chunk) if (i := get(chunk.encode())) is None else array.array("I", (i,)).tobytes()
         def word_ids(word):                     # words are looked up whole, and the pattern sees only new ones
             parts = split(word)
-            return chunks(word) if len(parts) == 1 else tuple(chain.from_iterable(map(chunks, parts)))
-        chunks, words = Memo(chunk_ids).__getitem__, Memo(word_ids).__getitem__
+            return chunks(word) if len(parts) == 1 else b"".join(map(chunks, parts))
+        pieces, chunks, words = (Memo(ids).__getitem__ for ids in (piece_ids, chunk_ids, word_ids))
         self._cut, self._lookup = (WORDS[pattern].findall, words) if pattern in WORDS else (split, chunks)
-        self.vocab = {i: token for token, i in ranks.items()}               # id -> bytes
-        self.vocab |= {i: text.encode() for text, i in special_tokens.items()}
+        self.vocab = {i: token for token, i in ranks.items()} | {i: text.encode() for text, i in special_tokens.items()}
         self.vocab_size = max(self.vocab) + 1                               # the rows of an embedding table
-        # to decode, tokens are joined as str, a character a byte: three times as fast as joining bytes
         self._latin = [self.vocab[i].decode("latin-1") if i in self.vocab else None for i in range(self.vocab_size)]
         longest_first = sorted(special_tokens, key=len, reverse=True)
         self._special = regex.compile(f"({'|'.join(map(regex.escape, longest_first))})") if longest_first else None
@@ -37,9 +37,8 @@ class Tokenizer:
     def merges(self): return recover_merges(self.ranks)                     # {(left id, right id): new id}, in order
     def register_special_tokens(self, special_tokens): self._setup(self.pattern, special_tokens, self.ranks)
     def train(self, data, vocab_size, verbose=False, progress=lambda items, **_: items, processes=1):
-        """Learn vocab_size tokens, special ones included, from a str, a Path, or an iterable of them; no merge crosses
-        from one to the next. processes > 1 count in parallel, which pays for files of many megabytes; progress wraps
-        iterators as tqdm does. Gives the tokenizer back, smaller and with a warning if the text runs out of pairs."""
+        """Learn vocab_size tokens, special ones too, from a str, a Path, or several; no merge crosses from one to the
+        next. Several processes pay for many megabytes; progress is as tqdm. A text may run out of pairs: a warning."""
         end = vocab_size - len(self.special_tokens)
         if end < 256 or vocab_size > MAX_ID + 1 or min(self.special_tokens.values(), default=end) < end:
             raise ValueError(f"vocab_size {vocab_size} must have room for 256 bytes and {vocab_size - end} special "
@@ -55,9 +54,8 @@ class Tokenizer:
         self._setup(self.pattern, self.special_tokens, {token: i for i, token in enumerate(vocab)})
         return self
     def encode(self, text, allowed_special="none_raise"):
-        """The ids of a text. Special tokens in it are encoded as such where allowed_special is "all" or a set that has
-        them; with "none" they are ordinary text. Any other is a ValueError ("none_raise": all are), because a text
-        from outside must not be able to forge, say, the end of a document."""
+        """The ids of a text. Special tokens in it count where allowed_special is "all" or a set that has them; with
+        "none" they are ordinary text; else a ValueError, since texts from outside must not forge a document's end."""
         named = {"all": self.special_tokens, "none": None, "none_raise": ()}
         if isinstance(allowed_special, str) and allowed_special not in named:
             raise ValueError(f'allowed_special={allowed_special!r} is not "all", "none", "none_raise", or a set')
@@ -68,20 +66,18 @@ class Tokenizer:
                 raise ValueError(f"the text holds the special token {special!r}: name it in allowed_special to encode "
                                  'it as such, or pass allowed_special="none" to encode it as ordinary text')
         ids = self.encode_ordinary(parts[0])
-        for special, part in zip(parts[1::2], parts[2::2]):
-            ids += [self.special_tokens[special], *self.encode_ordinary(part)]
+        for name, part in zip(parts[1::2], parts[2::2]): ids += [self.special_tokens[name], *self.encode_ordinary(part)]
         return ids
     def encode_ordinary(self, text):
         """The ids of a text in which nothing is special."""
-        try:
-            return list(chain.from_iterable(map(self._lookup, self._cut(text))))
+        try: return array.array("I", b"".join(map(self._lookup, self._cut(text)))).tolist()
         except UnicodeEncodeError: return self.encode_ordinary(clean(text))
     def token_bytes(self, i):
         """The bytes of one token: 100257 -> b"<|endoftext|>"."""
         if i not in self.vocab: raise ValueError(f"no token has the id {i!r}")
         return self.vocab[i]
     def decode_bytes(self, ids):
-        """The exact bytes behind the ids, which need not be whole characters."""
+        """The exact bytes behind the ids, be they characters or not; str, a character a byte, is joined faster."""
         ids = ids if isinstance(ids, list) else list(ids)                   # no copy, which takes time
         try:                                    # a list would read -1 from its end
             if min(ids, default=0) >= 0: return "".join(map(self._latin.__getitem__, ids)).encode("latin-1")
@@ -110,8 +106,7 @@ class Tokenizer:
     def save(self, path): Path(path).write_text(json.dumps(self.to_dict(), indent=0) + "\n", encoding="utf-8")
     @staticmethod
     def load(path):
-        try:
-            return Tokenizer.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        try: return Tokenizer.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except (ValueError, RecursionError) as error:                       # errors in JSON and UTF-8 are ValueErrors
             raise ValueError(f"{path}: no usable tokenizer: {error}") from None
 def check(ranks, special_tokens):

@@ -21,8 +21,7 @@ def read_ranks(path):
         raise ValueError(f"{path} is no .tiktoken file, with a token in base64 and an id a line: {error}") from None
 def write_ranks(tok, path):
     """Write a .tiktoken file, which has no room for the pattern and the special tokens."""
-    ranks = sorted(tok.ranks.items(), key=lambda item: item[1])
-    Path(path).write_bytes(b"".join(base64.b64encode(token) + b" %d\n" % i for token, i in ranks))
+    Path(path).write_bytes(b"".join(base64.b64encode(tok.vocab[i]) + b" %d\n" % i for i in sorted(tok.ranks.values())))
 def find(name, path=None):
     """The file of a published vocabulary: path, NAME.tiktoken in the folder path or in tiktoken's cache; or None."""
     if path is not None: return Path(path, f"{name}.tiktoken") if Path(path).is_dir() else Path(path)
@@ -35,8 +34,7 @@ def pretrained(name, path=None):
     if name not in PUBLISHED:
         raise ValueError(f"no published vocabulary is called {name!r}; there are {', '.join([*PUBLISHED, *ALIASES])}")
     (pattern, special_tokens, size, _), file = PUBLISHED[name], find(name, path)
-    try:
-        ranks = read_ranks(file) if file else __import__("tiktoken").get_encoding(name)._mergeable_ranks
+    try: ranks = read_ranks(file) if file else __import__("tiktoken").get_encoding(name)._mergeable_ranks
     except ImportError:
         raise FileNotFoundError(f"no {name}.tiktoken on this machine: give its path, or install tiktoken") from None
     if len(ranks) != size: raise ValueError(f"{file}: {len(ranks)} tokens, but {name} has {size}")
@@ -62,7 +60,6 @@ def write_huggingface(tok, path):
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [cut, level]} if tok.pattern else level,
             "added_tokens": [{"id": i, "content": text} | flags for text, i in tok.special_tokens.items()]}
     Path(path).write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
-
 # ----------------------------------------------------------------------------------------------------------------------
 # minbpe: its two files, and its names, so that the lecture's code runs on this package
 def render_token(token):

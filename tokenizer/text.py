@@ -16,10 +16,9 @@ _TAIL = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
 O200K_PATTERN = (_UPPER + "*" + _LOWER + "+" + _TAIL + _UPPER + "+" + _LOWER + "*" + _TAIL +
                  r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 PATTERNS = {"gpt2": GPT2_PATTERN, "gpt4": GPT4_PATTERN, "o200k": O200K_PATTERN, "none": None}
-# Cheaper patterns, for the standard library's faster engine, that cut only where the published ones are bound to cut
-# too, so that a word can be looked up whole. That is before a space or tab that follows something visible, since all
-# of them let space stand only at the front of a chunk; and, but for GPT-2, behind line ends that follow something
-# visible, if the next line shows something other than a slash (GPT-4's chunks swallow line ends, GPT-4o's a slash too).
+# Cheaper patterns, for the standard library's faster engine, that cut only where the published ones must, too, so that
+# words can be looked up whole: before a space or tab behind something visible, as chunks have space only at the front;
+# and, but for GPT-2, behind line ends that follow something visible, if the next line shows anything but a slash.
 _WORD = re.compile(r"\s*\S+(?:(?:[\r\n]+(?![\r\n]|[^\S\r\n]*[^\s/])|[^\S \t\r\n])\s*\S*)*[\r\n]*|\s+")
 WORDS = {GPT2_PATTERN: re.compile(r"\s*\S+(?:[^\S \t\r\n]\s*\S*)*|\s+"), GPT4_PATTERN: _WORD, O200K_PATTERN: _WORD}
 SEAM = regex.compile(r"(?r)(?<=\S)(?= )|(?<=\S\n)(?=\w)")          # the last place like that in a block of a file

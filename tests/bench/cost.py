@@ -6,6 +6,7 @@ one process against two. Every line is a run of the program itself, and what it 
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -47,13 +48,12 @@ def program(folder, *args, ranks=0, settings={}):
     return result['seconds'] / max(1, result['steps']), peak[0] / 1024
 
 
-def text(folder, million):
-    """A text of so many million characters: words drawn from a small vocabulary, never twice the same page."""
-    import random
-    path, rng = Path(folder) / f'{million}.txt', random.Random(1)
+def text(folder, pages):
+    """A text of so many pages of 100,000 characters: words drawn from a small vocabulary, never twice the same page."""
+    path, rng = Path(folder) / f'{pages}.txt', random.Random(1)
     words = [''.join(rng.choices('etaoinshrdlu', k=rng.randint(1, 9))) for _ in range(5000)]
     with open(path, 'w') as file:
-        for _ in range(10 * million):
+        for _ in range(pages):
             file.write((' '.join(rng.choices(words, k=20000)) + '\n')[:100_000])
     return path
 
@@ -74,16 +74,16 @@ def steps(folder):
 
 def memory(folder):
     """Memory of its own against the size of a text."""
-    for million in (1, 10, 100):
-        path = text(folder, million)
+    for pages in (10, 100, 1000):
+        path = text(folder, pages)
         _, peak = program(folder, '-i', str(path), '--text', '--type', 'bigram', '--max-steps', '20')
-        yield f'a text of {million} MB', f'{peak:.0f} MB'
+        yield f'a text of {pages // 10} MB', f'{peak:.0f} MB'
 
 
 def ranks(folder):
     """256 channels, one thread each: one process, then two that share the batch. Alternating, the median of three."""
     found = {1: [], 2: []}
-    sizes = dict(n_embd=256, n_layer=4, block_size=64, batch_size=16)
+    sizes = dict(n_embd=256, n_layer=4, block_size=64, batch_size=64)
     path = text(folder, 1)
     for _ in range(3):
         for n in found:

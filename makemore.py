@@ -1008,7 +1008,7 @@ def take_step(run, net, lr=None):
 def train(run, board=None, caught=()):
     """Steps until max_steps, with a pause once in a while; False when a signal was caught."""
     from tqdm.auto import tqdm
-    cfg, first, losses, clock = run.cfg, run.step, [], time.perf_counter()
+    cfg, first, before, losses, clock = run.cfg, run.step, run.seconds, [], time.perf_counter()
     net = torch.compile(run.model) if cfg.compile else run.model
     net = nn.parallel.DistributedDataParallel(net) if world() > 1 else net
     quiet = rank() > 0 or not (sys.stderr.isatty() or 'ipykernel' in sys.modules)      # a notebook is no terminal
@@ -1029,9 +1029,9 @@ def train(run, board=None, caught=()):
                 raise MachineError(f'step {run.step}: loss {loss}, gradient {norm}; try a lower --learning-rate than '
                                    f'{cfg.learning_rate}; {run.folder} keeps the last good checkpoint')
             losses.append(loss)
-            if len(losses) == run.step - first == 20:
-                to_go = bar.format_interval((time.perf_counter() - clock) / 20 * (cfg.max_steps - run.step))
-                say(f'the rest will take about {to_go}')
+            if run.step - first == 20:
+                took = run.seconds - before + time.perf_counter() - clock
+                say(f'the rest will take about {bar.format_interval(took / 20 * (cfg.max_steps - run.step))}')
             if run.step % 10 == 0:
                 curves(board, run.step, {'gradient norm': norm, 'learning rate': rate(cfg, run.step)})
             bar.set_postfix_str(f'loss {loss:.4f}, rate {rate(cfg, run.step):.1e}', refresh=False)
@@ -1125,12 +1125,13 @@ def start_run(typed, device):
         if world() > 1:      # all go by the folder that the first one has found
             torch.distributed.broadcast_object_list(box)
         words = read(cfg, box[0])
-        if not words.text:      # more than 100 rounds through a short list learn it by heart, and the best comes early
-            rounds = max(200, 100 * len(words.rows['train']) // cfg.batch_size)
-            cfg.max_steps = typed.get('max_steps', min(cfg.max_steps, rounds))
-            cfg.eval_interval = typed.get('eval_interval', min(cfg.eval_interval, rounds // 20))
         torch.manual_seed(cfg.seed)
         run = Run(cfg, words, MODELS[cfg.type](cfg, words.vocab_size), box[0])
+    if not run.words.text:      # more than 100 rounds through a short list learn it by heart, and the best comes early
+        rounds = max(200, 100 * len(run.words.rows['train']) // run.cfg.batch_size)
+        if not typed.get('resume'):
+            run.cfg.max_steps = typed.get('max_steps', min(run.cfg.max_steps, rounds))
+        run.cfg.eval_interval = typed.get('eval_interval', min(run.cfg.eval_interval, rounds // 20))
     run.device, run.model, run.lock, run.backprop = device, run.model.to(device).train(), lock, by_autograd
     if run.cfg.backprop != 'autograd':
         run.backprop = beside('inside').backprop(run)

@@ -140,16 +140,30 @@ SHORT = 'zeus hera poseidon demeter athena apollo artemis ares hermes hestia had
 SHORT += 'eris eros gaia iris'
 
 
+def steps_of(done):
+    """At which steps it was evaluated."""
+    assert done.code == 0, done.err
+    return [int(step) for step in re.findall(r'^step +(\d+) \|', done.err, re.M)]
+
+
 def test_a_short_list_does_not_end_untrained(run, tmp_path):
     """The best step lay between two evaluations: after 200 s the untrained model was handed over. So a short list is
     gone through a hundred times at most, and looked at twenty times on the way, unless other numbers were typed."""
     (tmp_path / 'gods.txt').write_text(SHORT.replace(' ', '\n'))
-    assert run('-i', 'gods.txt', '--type', 'mlp', '-o', 'x').code == 0
-    saved = checkpoint('x/best.pt')
-    assert saved['settings']['max_steps'] == 200 and saved['settings']['eval_interval'] == 10 and saved['step'] > 0
-    assert run('-i', 'gods.txt', '--type', 'mlp', '-o', 'y', '--max-steps', 30, '--eval-interval', 7).code == 0
-    saved = checkpoint('y/last.pt')
-    assert saved['step'] == 30 and saved['settings']['eval_interval'] == 7
+    assert steps_of(run('-i', 'gods.txt', '--type', 'mlp', '-o', 'x')) == list(range(0, 201, 10))
+    assert checkpoint('x/best.pt')['step'] > 0
+    typed = '--max-steps', 30, '--eval-interval', 7
+    assert steps_of(run('-i', 'gods.txt', '--type', 'mlp', '-o', 'y', *typed)) == [0, 7, 14, 21, 28, 30]
+
+
+def test_a_short_list_is_looked_at_as_often_after_an_interruption(run, at_step, tmp_path):
+    """It went on with the default of 500 steps, and might have missed what an undisturbed run finds."""
+    (tmp_path / 'gods.txt').write_text(SHORT.replace(' ', '\n'))
+    assert run('-i', 'gods.txt', '--type', 'mlp', '-o', 'one').code == 0
+    at_step(23, kill(signal.SIGTERM))
+    assert run('-i', 'gods.txt', '--type', 'mlp', '-o', 'two').code == 143
+    assert steps_of(run('--resume', '-o', 'two')) == list(range(30, 201, 10))
+    same_run(Path('one'), Path('two'))
 
 
 def test_a_hundred_rounds_at_most(run, tmp_path):

@@ -154,7 +154,6 @@ def settle(typed, saved={}):
     kind = typed.get('type', saved.get('type', Config.type))
     plain = dict(dropout=0.0) if typed.get('backprop') == 'micrograd' else {}      # scalars know no dropout
     return Config(**{**MODELS[kind].prefers, **plain, **saved, **typed, 'type': kind})
-
 def carried(cfg):
     return {name: getattr(cfg, name) for name, f in KNOBS.items() if f.metadata['group'] in CARRIED}
 # ----------------------------------------------------------------------------------------------------------------------
@@ -994,8 +993,7 @@ def by_autograd(net, x, y, share=1.0):
 
 def take_step(run, net, lr=None):
     """Schedule, batch, forward, backward, step. The loss, and the norm of its gradient."""
-    cfg = run.cfg
-    x, y, share = batch(run.words, cfg, run.step, run.device)
+    cfg, (x, y, share) = run.cfg, batch(run.words, run.cfg, run.step, run.device)
     if cfg.dropout:      # what is dropped hangs on (seed, step) too: no generator has to be saved
         torch.manual_seed(seeded(cfg.seed, run.step, rank()).initial_seed())
     for p in run.optimizer.params:

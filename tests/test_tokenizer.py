@@ -125,8 +125,8 @@ def test_encoding_with_vocabularies_that_no_training_made():
         chunk = bytes(rng.choices(b"abc", k=rng.randint(0, 40)))
         ids = encode_by_rank(chunk, ranks)
         assert bpe.bpe(chunk, ranks) == ids
-        merge = bpe.merger(ranks)              # once by list, once from the memo of pieces, and by heap
-        assert [merge(chunk), merge(chunk), merge(chunk * 9)] == [*[tuple(ids)] * 2, tuple(bpe.bpe(chunk * 9, ranks))]
+        merge = bpe.merger(ranks)              # by list, and by heap
+        assert [array.array("I", merge(part)).tolist() for part in (chunk, chunk * 9)] == [ids, bpe.bpe(chunk * 9, ranks)]
 
 
 def odd_vocabulary(rng, sample, most=20):
@@ -192,6 +192,20 @@ def test_long_chunks_are_put_together_from_windows(monkeypatch):
     for long in "a" * 100_000, "ab" * 50_000:
         assert tok.decode(tok.encode(long)) == long
     assert 0 < len(asked) < 30 and max(asked) <= bpe.WINDOW        # the same windows are not merged again and again
+
+
+@pytest.mark.parametrize("pattern", [pattern for pattern in PATTERNS.values() if pattern])
+def test_a_text_cut_into_parts_has_the_same_words(pattern, monkeypatch):
+    """Parts of one character and more, in texts with all kinds of space beside each other."""
+    rng, parts = random.Random(21), 0
+    for _ in range(3_000):
+        sample = "".join(rng.choices("   \t\n\r\xa0\u2028a1é中'/s\u0301😀", k=rng.randint(0, 30)))
+        words = WORDS[pattern].findall(sample)
+        monkeypatch.setattr(text, "PART", rng.randint(1, 10))
+        cut = list(text.cut_words(pattern, sample))
+        assert [word for part in cut for word in part] == words
+        parts += len(cut) > 2
+    assert parts > 300
 
 
 def test_ties_go_to_the_pair_seen_first_across_texts():

@@ -1,11 +1,11 @@
 """The Tokenizer: a vocabulary (bytes -> id), a pattern that cuts text into chunks, and special tokens."""
 import array, codecs, json, warnings
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 import regex
 from .bpe import SHORT, Memo, borders, learn, merger, recover_merges
-from .text import GPT4_PATTERN, WORDS, clean, count_chunks, read, splitter
+from .text import GPT4_PATTERN, WORDS, clean, count_chunks, cut_words, read, splitter
 MAX_ID = 0x10FFFF               # training writes tokens as characters, and that many there are
 class Tokenizer:
     """Tokenizer(pattern, {"<|special|>": id}).train(text, vocab_size).encode(text). No pattern: a text is one chunk."""
@@ -18,16 +18,14 @@ class Tokenizer:
         vars(self).pop("merges", None)
         self.pattern, self.special_tokens, self.ranks = pattern, dict(special_tokens), dict(ranks)
         split, get, merge, cut = splitter(pattern), self.ranks.get, merger(self.ranks), borders(self.ranks)
-        def piece_ids(piece): return array.array("I", merge(piece.encode())).tobytes()  # four bytes an id, to be joined
         def chunk_ids(chunk):                   # most chunks are a token; short English is rarely more than a piece
             if (len(chunk) > SHORT or not chunk.isascii()) and len(parts := cut(chunk)) > 1:
                 return b"".join(map(pieces, parts))
-            return piece_ids(chunk) if (i := get(chunk.encode())) is None else array.array("I", (i,)).tobytes()
-        def word_ids(word):                     # words are looked up whole, and the pattern sees only new ones
-            parts = split(word)
-            return chunks(word) if len(parts) == 1 else b"".join(map(chunks, parts))
-        pieces, chunks, words = (Memo(ids).__getitem__ for ids in (piece_ids, chunk_ids, word_ids))
-        self._cut, self._lookup = (WORDS[pattern].findall, words) if pattern in WORDS else (split, chunks)
+            return merge(data) if (i := get(data := chunk.encode())) is None else array.array("I", (i,)).tobytes()
+        pieces, chunks = Memo(lambda piece: merge(piece.encode())).__getitem__, Memo(chunk_ids).__getitem__
+        words = Memo(lambda word: b"".join(map(chunks, split(word)))).__getitem__   # the pattern sees only new words
+        self._cut = partial(cut_words, pattern) if pattern in WORDS else lambda text: [split(text)]
+        self._lookup = words if pattern in WORDS else chunks
         self.vocab = {i: token for token, i in ranks.items()} | {i: text.encode() for text, i in special_tokens.items()}
         self.vocab_size = max(self.vocab) + 1                               # the rows of an embedding table
         self._latin = [self.vocab[i].decode("latin-1") if i in self.vocab else None for i in range(self.vocab_size)]
@@ -70,7 +68,7 @@ class Tokenizer:
         return ids
     def encode_ordinary(self, text):
         """The ids of a text in which nothing is special."""
-        try: return array.array("I", b"".join(map(self._lookup, self._cut(text)))).tolist()
+        try: return array.array("I", b"".join(b"".join(map(self._lookup, words)) for words in self._cut(text))).tolist()
         except UnicodeEncodeError: return self.encode_ordinary(clean(text))
     def token_bytes(self, i):
         """The bytes of one token: 100257 -> b"<|endoftext|>"."""

@@ -94,8 +94,7 @@ def write_vocab(tok, path):
     """Write the tokens for people to read, each with the two that it was made of: [t][h] -> [th] 258."""
     show = {i: f"[{render_token(token)}]" for i, token in tok.vocab.items()}
     made = {i: f"{show[a]}{show[b]} -> " for (a, b), i in tok.merges.items()}
-    lines = (f"{made.get(i, '')}{show[i]} {i}\n" for i in tok.vocab)
-    Path(path).write_text("".join(lines), encoding="utf-8", newline="")
+    Path(path).write_text("".join(f"{made.get(i, '')}{show[i]} {i}\n" for i in tok.vocab), encoding="utf-8", newline="")
 class BasicTokenizer(Tokenizer):
     """minbpe's tokenizer without a pattern: save(prefix) writes .model and .vocab, load(file) changes the object."""
     def __init__(self): super().__init__(None)

@@ -22,7 +22,7 @@ PATTERNS = {"gpt2": GPT2_PATTERN, "gpt4": GPT4_PATTERN, "o200k": O200K_PATTERN, 
 _WORD = re.compile(r"\s*\S+(?:(?:[\r\n]+(?![\r\n]|[^\S\r\n]*[^\s/])|[^\S \t\r\n])\s*\S*)*[\r\n]*|\s+")
 WORDS = {GPT2_PATTERN: re.compile(r"\s*\S+(?:[^\S \t\r\n]\s*\S*)*|\s+"), GPT4_PATTERN: _WORD, O200K_PATTERN: _WORD}
 SEAM = regex.compile(r"(?r)(?<=\S)(?= )|(?<=\S\n)(?=\w)")          # the last place like that in a block of a file
-BLOCK = 1 << 22                                                    # characters
+SPACE, BLOCK, PART = re.compile(r"(?<=\S) "), 1 << 22, 1 << 14     # a cut anywhere; characters of a file, of a text
 def ascii_only(pattern):
     r"""A published pattern as ASCII text needs it, for the faster engine: "\p{L}++" -> "[a-zA-Z]+". Nothing in them
     could give back what a possessive ++ holds fast and still match, and re lacks it before Python 3.11."""
@@ -45,7 +45,12 @@ def splitter(pattern):
         return list(filter(None, [*chunks, text[end:]]))
     if pattern not in WORDS: return compiled.findall if pattern is None else split
     quick, exact = ascii_only(pattern).findall, compiled.findall
-    return lambda text: quick(text) if text.isascii() else exact(text)
+    return lambda text: quick(text) if text.isascii() else exact(text, None, None, False, False)    # and keeps the GIL
+def cut_words(pattern, text, end=0):
+    """Yield the words of a text, some thousands at a time, as the processor's cache holds few of them for long."""
+    while (start := end) < len(text):
+        end = seam.start() if (seam := SPACE.search(text, start + PART)) else len(text)
+        yield WORDS[pattern].findall(text, start, end)
 def clean(text):
     """The text as UTF-8 can hold it: half a surrogate pair becomes U+FFFD, two halves the character they mean. So does
     tiktoken, and it is the one case in which decoding gives another text than was encoded."""

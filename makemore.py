@@ -391,16 +391,16 @@ def gather(words, starts, lengths, device='cpu'):
 
 def batch(words, cfg, step, device='cpu'):
     """Of (seed, step) alone: inputs, targets, and this process's share of all targets times the number of processes."""
-    items, B = words.splits['train'], cfg.batch_size
+    items, B, n = words.splits['train'], cfg.batch_size, len(words.splits['train'].starts)
     if words.text:
         lengths = items.lengths[:1].expand(B)
         starts = torch.randint(words.longest - int(lengths[0]), (B,), generator=seeded(cfg.seed, step))
     else:
-        n = len(items.starts)
         epoch, place = divmod(step, max(1, n // B))
         if getattr(words, 'epoch', None) != (cfg.seed, epoch):
-            words.epoch = (cfg.seed, epoch)
-            words.order = torch.randperm(n, dtype=torch.int32, generator=seeded(*words.epoch)).repeat(-(-B // n))
+            words.epoch = cfg.seed, epoch
+            order = torch.randperm(n, dtype=torch.int32, generator=seeded(*words.epoch))
+            words.order = order.expand(-(-B // n), n).flatten()      # a short list more than once, a long one uncopied
         starts, lengths = (t.index_select(0, words.order[place * B:(place + 1) * B]) for t in items)
     mine = slice(rank(), None, world())
     share = float(lengths[mine].sum() / lengths.sum()) * world() if world() > 1 else 1.0

@@ -195,17 +195,36 @@ def test_long_chunks_are_put_together_from_windows(monkeypatch):
 
 
 @pytest.mark.parametrize("pattern", [pattern for pattern in PATTERNS.values() if pattern])
-def test_a_text_cut_into_parts_has_the_same_words(pattern, monkeypatch):
-    """Parts of one character and more, in texts with all kinds of space beside each other."""
-    rng, parts = random.Random(21), 0
+def test_a_text_cut_into_pages_has_the_same_words_and_chunks(pattern, monkeypatch):
+    """Pages of one character and more, in texts with all kinds of space beside each other."""
+    rng, pages, split = random.Random(21), 0, text.splitter(pattern)
     for _ in range(3_000):
         sample = "".join(rng.choices("   \t\n\r\xa0\u2028a1é中'/s\u0301😀", k=rng.randint(0, 30)))
-        words = WORDS[pattern].findall(sample)
-        monkeypatch.setattr(text, "PART", rng.randint(1, 10))
-        cut = list(text.cut_words(pattern, sample))
-        assert [word for part in cut for word in part] == words
-        parts += len(cut) > 2
-    assert parts > 300
+        monkeypatch.setattr(text, "PAGE", rng.randint(1, 10))
+        cut = list(text.pages(sample, pattern))
+        for way in WORDS[pattern].findall, split:
+            assert [word for page in cut for word in way(page)] == way(sample)
+        pages += len(cut) > 2
+    assert pages > 300
+
+
+@pytest.mark.parametrize("pattern", PATTERNS.values())
+def test_words_and_chunks_are_looked_up_to_the_same_end(pattern):
+    rng = random.Random(22)
+    tok, split = Tokenizer(pattern).train([random_text(rng) for _ in range(300)], 500), text.splitter(pattern)
+    for _ in range(1_000):
+        sample = random_text(rng)
+        for tok._calm in False, True:
+            assert tok.encode(sample) == [i for chunk in split(sample)
+                                          for i in bpe.encode_naive(chunk.encode(), tok.merges)]
+
+
+def test_words_are_looked_up_as_soon_as_little_is_new():
+    tok, calm = Tokenizer(GPT4_PATTERN), []
+    for sample in ["".join(f" {i}" for i in range(1000)), " and" * 1000, " and" * 1000, " x", " new words, all of them"]:
+        tok.encode(sample)
+        calm.append(tok._calm)
+    assert calm == [False, True, True, False, False]
 
 
 def test_ties_go_to_the_pair_seen_first_across_texts():
@@ -300,7 +319,7 @@ def test_tiny_texts_train(sample):
 
 
 def test_running_out_of_pairs_is_said_with_the_size_reached():
-    with pytest.warns(UserWarning, match="the vocabulary has 258 tokens"):
+    with pytest.warns(UserWarning, match="no pair is left at 258 tokens"):
         tok = Tokenizer(special_tokens={"<|end|>": 299}).train("ab", 300)
     assert tok.vocab_size == 300 and len(tok.vocab) == 258
 
@@ -375,7 +394,7 @@ def test_the_memo_is_bounded_and_changes_nothing(monkeypatch):
     for _ in range(100):
         sample = random_text(rng, 40)
         assert tok.encode(sample) == list(sample.encode())
-        assert len(tok._lookup.__self__) <= 10 and all(len(key) <= bpe.MEMO_KEY for key in tok._lookup.__self__)
+        assert len(tok._chunks) <= 10 and all(len(key) <= bpe.MEMO_KEY for key in tok._chunks)
 
 
 def test_nothing_derived_is_stale():

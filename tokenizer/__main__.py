@@ -24,8 +24,7 @@ def train(args):
              contents(file).splitlines() if args.lines else [contents(file) if file == "-" else Path(file)]))
     tok = Tokenizer(PATTERNS.get(args.pattern, args.pattern), special)
     bar = partial(tqdm, disable=not sys.stderr.isatty(), leave=False)
-    processes = 1 if args.lines else args.processes     # to hand over a line takes longer than to count it
-    tok.train(texts, args.vocab_size, progress=bar, processes=processes).save(args.output)
+    tok.train(texts, args.vocab_size, progress=bar, processes=1 if args.lines else args.processes).save(args.output)
     print(f"{args.output}: {len(tok.vocab)} tokens", file=sys.stderr)
 def encode(args):
     print(*load(args.tokenizer[0]).encode("".join(map(contents, args.files)), args.special))
@@ -66,7 +65,7 @@ def parse(argv=None):
     add("-o", "--output", metavar="FILE", default="tokenizer.json", help="the file to write (default: %(default)s)")
     add("--pattern", default="gpt4", help=f"{', '.join(PATTERNS)}, or your own (default: %(default)s)")
     add("--special-token", metavar="TEXT", action="append", default=[], help="may be repeated")
-    add("--lines", action="store_true", help="one thing a line, no merge sees a line end")
+    add("--lines", action="store_true", help="one thing a line, no merge sees a line end; in one process")
     add("--processes", metavar="N", type=int, default=os.cpu_count(), help="count in parallel (default: %(default)s)")
     add = parser.add_argument_group("all the others").add_argument
     add("-t", "--tokenizer", action="append", default=[], help="which; compare takes several")

@@ -1,12 +1,12 @@
 """The Tokenizer: a vocabulary (bytes -> id), a pattern that cuts text into chunks, and special tokens."""
 import array, codecs, json, warnings
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 import regex
 from .bpe import SHORT, Memo, borders, learn, merger, recover_merges
-from .text import GPT4_PATTERN, WORDS, clean, count_chunks, cut_words, read, splitter
-MAX_ID = 0x10FFFF               # training writes tokens as characters, and that many there are
+from .text import GPT4_PATTERN, WORDS, clean, count_chunks, pages, read, splitter
+MAX_ID, CALM = 0x10FFFF, 256    # training writes tokens as characters; little is new: a chunk in so many of them
 class Tokenizer:
     """Tokenizer(pattern, {"<|special|>": id}).train(text, vocab_size).encode(text). No pattern: a text is one chunk."""
     def __init__(self, pattern=GPT4_PATTERN, special_tokens=None, ranks=None):
@@ -22,10 +22,10 @@ class Tokenizer:
             if (len(chunk) > SHORT or not chunk.isascii()) and len(parts := cut(chunk)) > 1:
                 return b"".join(map(pieces, parts))
             return merge(data) if (i := get(data := chunk.encode())) is None else array.array("I", (i,)).tobytes()
-        pieces, chunks = Memo(lambda piece: merge(piece.encode())).__getitem__, Memo(chunk_ids).__getitem__
-        words = Memo(lambda word: b"".join(map(chunks, split(word)))).__getitem__   # the pattern sees only new words
-        self._cut = partial(cut_words, pattern) if pattern in WORDS else lambda text: [split(text)]
-        self._lookup = words if pattern in WORDS else chunks
+        pieces, chunks = Memo(lambda piece: merge(piece.encode())).__getitem__, Memo(chunk_ids)
+        words, by_chunk = Memo(lambda word: b"".join(map(chunks.__getitem__, split(word)))), (split, chunks.__getitem__)
+        by_word = (WORDS[pattern].findall, words.__getitem__) if pattern in WORDS else by_chunk
+        self._chunks, self._ways, self._calm = chunks, (by_chunk, by_word), False
         self.vocab = {i: token for token, i in ranks.items()} | {i: text.encode() for text, i in special_tokens.items()}
         self.vocab_size = max(self.vocab) + 1                               # the rows of an embedding table
         self._latin = [self.vocab[i].decode("latin-1") if i in self.vocab else None for i in range(self.vocab_size)]
@@ -47,8 +47,7 @@ class Tokenizer:
         for (a, b), n in progress(merges, desc="merge", total=end - 256):
             vocab.append(vocab[a] + vocab[b])
             if verbose: print(f"merge {len(vocab) - 256}: {(a, b)} -> {len(vocab) - 1} ({vocab[-1]}), {n} times")
-        if len(vocab) < end:
-            warnings.warn(f"no pair is left: the vocabulary has {len(vocab) + vocab_size - end} tokens", stacklevel=2)
+        if len(vocab) < end: warnings.warn(f"no pair is left at {len(vocab) + vocab_size - end} tokens", stacklevel=2)
         self._setup(self.pattern, self.special_tokens, {token: i for i, token in enumerate(vocab)})
         return self
     def encode(self, text, allowed_special="none_raise"):
@@ -68,8 +67,14 @@ class Tokenizer:
         return ids
     def encode_ordinary(self, text):
         """The ids of a text in which nothing is special."""
-        try: return array.array("I", b"".join(b"".join(map(self._lookup, words)) for words in self._cut(text))).tolist()
+        try: return array.array("I", b"".join(map(self._encode_page, pages(text, self.pattern)))).tolist()
         except UnicodeEncodeError: return self.encode_ordinary(clean(text))
+    def _encode_page(self, page):
+        """Whole words are looked up where the page before had little new; else chunks, as more of them are known."""
+        (cut, look_up), size = self._ways[self._calm], len(self._chunks)
+        ids = b"".join(map(look_up, cut(page)))
+        self._calm = (len(self._chunks) - size) * CALM < len(page)
+        return ids
     def token_bytes(self, i):
         """The bytes of one token: 100257 -> b"<|endoftext|>"."""
         if i not in self.vocab: raise ValueError(f"no token has the id {i!r}")
@@ -84,9 +89,7 @@ class Tokenizer:
     def decode(self, ids): return self.decode_bytes(ids).decode("utf-8", "replace")     # no character: U+FFFD
     def decode_stream(self, ids):
         """Yield the text piece by piece, as soon as its last character is whole; ids may come from a generator."""
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        yield from filter(None, (decoder.decode(self.token_bytes(i)) for i in ids))
-        yield from filter(None, [decoder.decode(b"", final=True)])
+        return codecs.iterdecode(map(self.token_bytes, ids), "utf-8", "replace")
     def to_dict(self):
         """All of it as str, int and dict, for JSON or a checkpoint; bytes are written as Latin-1."""
         return {"version": "bpe 1", "pattern": self.pattern, "special_tokens": dict(self.special_tokens),
@@ -98,15 +101,13 @@ class Tokenizer:
             version, pattern, special, vocab = (data[key] for key in ("version", "pattern", "special_tokens", "vocab"))
             ranks = {token.encode("latin-1"): i for token, i in vocab.items()}
         except (KeyError, TypeError, AttributeError, UnicodeEncodeError): version = "unknown"
-        if version != "bpe 1":
-            raise ValueError('this is no tokenizer of version "bpe 1", or its vocabulary is not written as bytes')
+        if version != "bpe 1": raise ValueError('no tokenizer of version "bpe 1", or its vocabulary is not bytes')
         return Tokenizer(pattern, special, ranks)
     def save(self, path): Path(path).write_text(json.dumps(self.to_dict(), indent=0) + "\n", encoding="utf-8")
     @staticmethod
     def load(path):
         try: return Tokenizer.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (ValueError, RecursionError) as error:                       # errors in JSON and UTF-8 are ValueErrors
-            raise ValueError(f"{path}: no usable tokenizer: {error}") from None
+        except (ValueError, RecursionError) as e: raise ValueError(f"{path}: no usable tokenizer: {e}") from None
 def check(ranks, special_tokens):
     """Refuse, with the reason, a vocabulary that could not encode every text or decode every id."""
     if not isinstance(special_tokens, dict) or not all(isinstance(text, str) for text in special_tokens):

@@ -16,13 +16,13 @@ _TAIL = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
 O200K_PATTERN = (_UPPER + "*" + _LOWER + "+" + _TAIL + _UPPER + "+" + _LOWER + "*" + _TAIL +
                  r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 PATTERNS = {"gpt2": GPT2_PATTERN, "gpt4": GPT4_PATTERN, "o200k": O200K_PATTERN, "none": None}
-# Cheaper patterns, for the standard library's faster engine, that cut only where the published ones must, too, so that
-# words can be looked up whole: before a space or tab behind something visible, as chunks have space only at the front;
-# and, but for GPT-2, behind line ends that follow something visible, if the next line shows anything but a slash.
+# Cheaper patterns, for the faster engine of re, that cut only where the published ones must, too, so that words can be
+# looked up whole: before a space or tab behind something visible, as chunks have space only at the front; and, but for
+# GPT-2, behind line ends that follow something visible, if the next line shows anything but a slash.
 _WORD = re.compile(r"\s*\S+(?:(?:[\r\n]+(?![\r\n]|[^\S\r\n]*[^\s/])|[^\S \t\r\n])\s*\S*)*[\r\n]*|\s+")
 WORDS = {GPT2_PATTERN: re.compile(r"\s*\S+(?:[^\S \t\r\n]\s*\S*)*|\s+"), GPT4_PATTERN: _WORD, O200K_PATTERN: _WORD}
 SEAM = regex.compile(r"(?r)(?<=\S)(?= )|(?<=\S\n)(?=\w)")          # the last place like that in a block of a file
-SPACE, BLOCK, PART = re.compile(r"(?<=\S) "), 1 << 22, 1 << 14     # a cut anywhere; characters of a file, of a text
+SPACE, BLOCK, PAGE = re.compile(r"(?<=\S) "), 1 << 22, 1 << 14     # a cut anywhere; characters of a file, of a page
 def ascii_only(pattern):
     r"""A published pattern as ASCII text needs it, for the faster engine: "\p{L}++" -> "[a-zA-Z]+". Nothing in them
     could give back what a possessive ++ holds fast and still match, and re lacks it before Python 3.11."""
@@ -46,11 +46,11 @@ def splitter(pattern):
     if pattern not in WORDS: return compiled.findall if pattern is None else split
     quick, exact = ascii_only(pattern).findall, compiled.findall
     return lambda text: quick(text) if text.isascii() else exact(text, None, None, False, False)    # and keeps the GIL
-def cut_words(pattern, text, end=0):
-    """Yield the words of a text, some thousands at a time, as the processor's cache holds few of them for long."""
+def pages(text, pattern, end=0):
+    """Yield a text in parts, as the processor's cache holds few words for long; whole, where the pattern is unknown."""
     while (start := end) < len(text):
-        end = seam.start() if (seam := SPACE.search(text, start + PART)) else len(text)
-        yield WORDS[pattern].findall(text, start, end)
+        end = seam.start() if pattern in WORDS and (seam := SPACE.search(text, start + PAGE)) else len(text)
+        yield text[start:end]
 def clean(text):
     """The text as UTF-8 can hold it: half a surrogate pair becomes U+FFFD, two halves the character they mean. So does
     tiktoken, and it is the one case in which decoding gives another text than was encoded."""

@@ -1,6 +1,6 @@
 """
-The same steps in less time, on a CPU: rnn, gru and lstm, whose gradient goes through time by hand, and the nets over a
-window, whose first layer is looked up.
+The same steps in less time, on a CPU: rnn, gru and lstm, whose gradient goes through time by hand, the nets over a
+window, whose first layer is looked up, and the bag of words, which leaves padding out.
 
 makemore.py asks for this file where it trains by autograd; whoever copies makemore.py alone can do without. The loss
 and the gradients are those of the readable models there, to rounding. On the first batch of a model both are compared:
@@ -13,7 +13,7 @@ import weakref
 import torch
 import torch.nn.functional as F
 
-from makemore import Recurrent, WindowModel
+from makemore import BagOfWords, Recurrent, WindowModel
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Through time. Autograd writes down every operation of every step and allocates what comes out. Here a step writes into
@@ -154,7 +154,25 @@ def window(model, idx, targets):
     return F.cross_entropy(x, targets[real])
 
 # ----------------------------------------------------------------------------------------------------------------------
+# A bag of words. Half of a batch of names is padding. Without it all items lie one behind the other: (N, C), and the sum
+# from the first letter of an item is the difference of two sums from the very first.
+
+def bag(model, idx, targets):
+    rows, place = (targets >= 0).nonzero(as_tuple=True)
+    if len(rows) == idx.numel() or any(m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)):
+        return model(idx, targets)      # nothing to leave out, or other numbers would be drawn
+    x, first = model.what(idx[rows, place]) + model.where(place), torch.arange(len(place)) - place
+    share = 1 / (place + 1)[:, None]
+    for mlp in model.mlps:
+        total = x.cumsum(0)
+        before = F.embedding(first, total - x)      # as (total - x)[first], with a faster way back
+        x = torch.addcmul(x, total - before, share)
+        x = x + mlp(x)
+    return F.cross_entropy(model.head(x), targets[rows, place])
+
+# ----------------------------------------------------------------------------------------------------------------------
 # Which way, and is it the same?
+WAYS = {Recurrent: recurrent, WindowModel: window, BagOfWords: bag}
 AGREED = weakref.WeakKeyDictionary()      # of each model, whether
 
 def agree(model, *ways):
@@ -169,14 +187,14 @@ def agree(model, *ways):
 
 def loss(net, idx, targets):
     """net(idx, targets), in the quick way where there is one."""
-    way = window if isinstance(net, WindowModel) else recurrent if isinstance(net, Recurrent) else None
+    way = next((way for kind, way in WAYS.items() if isinstance(net, kind)), None)
     if not way or not (net.training and idx.is_cpu):
         return net(idx, targets)
     if hooked := {m for m in net.modules() if m._forward_hooks}:      # who looks at what is passed over here
         if way is recurrent and hooked <= {net.tanh, net.sigmoid}:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 net(idx, targets)      # is shown it, and the step stays what it is
-        elif way is recurrent or not hooked <= set(list(net.net)[3:]):
+        elif way is recurrent or way is window and not hooked <= set(list(net.net)[3:]):
             return net(idx, targets)
     if net not in AGREED:
         AGREED[net] = agree(copy.deepcopy(net), lambda twin: twin(idx, targets), lambda twin: way(twin, idx, targets))

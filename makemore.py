@@ -986,7 +986,7 @@ class AdamW:
 def by_autograd(net, x, y, share=1.0):
     with contextlib.suppress(ModuleNotFoundError):      # some nets have a quicker way to the same numbers on a CPU
         net = functools.partial(beside('faster').loss, net)
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
+    with torch.autocast('cuda', torch.bfloat16) if x.is_cuda else contextlib.nullcontext():
         loss = net(x, y)
     (loss * share if share != 1 else loss).backward()
     return loss

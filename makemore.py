@@ -1106,7 +1106,6 @@ def read(cfg, folder=None):
 
 def start_run(typed, device):
     """A new run, or an old one to go on with."""
-    torch.set_num_threads(typed.get('threads') or 1)
     if typed.get('resume'):
         folder = find_run(typed, 'last.pt')
         lock = make_room(folder, old=())
@@ -1179,6 +1178,7 @@ def main(argv=None):
         for file in (file for file in (sys.stdout, sys.stderr) if hasattr(file, 'reconfigure')):
             file.reconfigure(encoding=None if file.isatty() else 'utf-8', errors='backslashreplace')
         with machine_for(typed := parse(argv)) as device:
+            torch.set_num_threads(typed.get('threads') or 1)
             code = (sample_run if typed.get('sample_only') else train_run)(typed, device) or 0
         sys.stdout.flush()      # here a full disk or a closed pipe can still be told
         return code

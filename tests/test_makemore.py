@@ -185,6 +185,21 @@ def test_samples_go_to_stdout_and_all_else_to_stderr(finished, run, train):
     assert 'step' in err and 'step' not in out and '\r' not in err      # plain lines, as this is no terminal
 
 
+@pytest.mark.parametrize('typed, threads', [((), 1), (('--threads', 2), 2)])
+def test_samples_are_drawn_with_the_threads_that_were_asked_for(typed, threads, finished, run, monkeypatch):
+    """Sampling used to take every core, and where another program had one of them, five times as long."""
+    seen, generate = [], makemore.generate
+    monkeypatch.setattr(makemore, 'generate', lambda *args, **how: seen.append(torch.get_num_threads())
+                        or generate(*args, **how))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        assert run('--sample-only', '-o', finished('bigram'), '--num-samples', 2, *typed).code == 0
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {threads}
+
+
 def test_reading_from_a_pipe(names, tmp_path):
     done = process(f'cat {names} | makemore -i - --type bigram --max-steps 3 -o x', cwd=tmp_path)
     assert done.returncode == 0 and '200 lines' in done.stderr and (tmp_path / 'x/best.pt').exists()

@@ -12,16 +12,17 @@ makemore: give it a text file with one thing per line, and it makes more things 
 All of it is in this file, to be read from the top and changed; the models come in the order in which one would invent
 them. Left out on purpose: configuration files, plug-ins, data loaders. A new model is one class.
 """
-import argparse, contextlib, difflib, functools, importlib, io, itertools, json, math, os, random, re
+import argparse, contextlib, difflib, functools, gc, importlib, io, itertools, json, math, os, random, re
 import reprlib, signal, sys, time, warnings
 from collections import namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-import torch
-import torch.nn as nn
-import torch.nn.functional as F
+gc.disable()      # what is imported stays: to search it for litter, over and over, takes a quarter of the start
+import torch, torch.nn as nn, torch.nn.functional as F
+gc.freeze()
+gc.enable()
 
 __version__ = '1.0.0'
 sys.modules.setdefault('makemore', sys.modules[__name__])      # a script too is makemore to those that import it
@@ -39,7 +40,6 @@ CARRIED = GROUPS[:3]      # what a checkpoint carries over to resuming and sampl
 def knob(group, default, help, *flags, **limits):
     """One setting; limits are least, most (both allowed) and choices; arch marks what gives a model its shape."""
     return field(default=default, metadata=dict(group=group, help=help, flags=flags, **limits))
-
 data, net, fit, look, work, draws, machine = (functools.partial(knob, group) for group in GROUPS)
 @dataclass
 class Config:

@@ -1,6 +1,6 @@
 """
 The same steps in less time, on a CPU: rnn, gru and lstm, whose gradient goes through time by hand, the nets over a
-window, whose first layer is looked up, and the bag of words, which leaves padding out.
+window, whose first layer is looked up, the bag of words, which leaves padding out, and large products of all.
 
 makemore.py asks for this file where it trains by autograd; whoever copies makemore.py alone can do without. The loss
 and the gradients are those of the readable models there, to rounding. On the first batch of a model both are compared:
@@ -8,6 +8,7 @@ whoever changes it gets what stands there, and whoever looks into it with hooks 
 """
 import contextlib
 import copy
+import math
 import weakref
 
 import torch
@@ -154,8 +155,8 @@ def window(model, idx, targets):
     return F.cross_entropy(x, targets[real])
 
 # ----------------------------------------------------------------------------------------------------------------------
-# A bag of words. Half of a batch of names is padding. Without it all items lie one behind the other: (N, C), and the sum
-# from the first letter of an item is the difference of two sums from the very first.
+# A bag of words. Half of a batch of names is padding. Without it all items lie one behind the other: (N, C), and a sum
+# that begins with an item is the difference of two that begin with the batch.
 
 def bag(model, idx, targets):
     rows, place = (targets >= 0).nonzero(as_tuple=True)
@@ -171,9 +172,41 @@ def bag(model, idx, targets):
     return F.cross_entropy(model.head(x), targets[rows, place])
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Large products. torch multiplies by MKL, which uses the wide registers (AVX-512) of Intel's processors only. oneDNN,
+# which comes with torch too, uses anyone's: 250 billion operations a second on one core of an AMD, where MKL does 112
+# billion. It takes 10 us to get going, so small products stay as they are.
+
+try:
+    product = torch.ops.mkldnn._linear_pointwise.default      # x @ weight.t() + bias
+    LARGE = 2**21 if torch.backends.cpu.get_cpu_capability() == 'AVX512' else math.inf      # multiplications
+except AttributeError:      # a torch that was built without
+    LARGE = math.inf
+
+class Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return product(x, weight, bias, 'none', [], '')
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, d):
+        x, weight = ctx.saved_tensors
+        flat = d.reshape(-1, d.size(-1))
+        return (product(d, weight.t(), None, 'none', [], ''),
+                product(flat.t(), x.reshape(-1, x.size(-1)).t(), None, 'none', [], ''),
+                flat.sum(0) if ctx.needs_input_grad[2] else None)
+
+class Linear(torch.nn.Linear):
+    def forward(self, x):
+        if x.numel() * self.out_features < LARGE or x.dtype != torch.float32 or not x.is_cpu:
+            return super().forward(x)
+        return Product.apply(x, self.weight, self.bias)
+
+# ----------------------------------------------------------------------------------------------------------------------
 # Which way, and is it the same?
 WAYS = {Recurrent: recurrent, WindowModel: window, BagOfWords: bag}
-AGREED = weakref.WeakKeyDictionary()      # of each model, whether
+SEEN, AGREED = weakref.WeakSet(), weakref.WeakKeyDictionary()      # all models, and of some whether
 
 def agree(model, *ways):
     """Do all ways find the same loss and gradients? A copy is asked, as a norm remembers what it has seen."""
@@ -187,6 +220,10 @@ def agree(model, *ways):
 
 def loss(net, idx, targets):
     """net(idx, targets), in the quick way where there is one."""
+    if net not in SEEN and not hasattr(net, '_orig_mod'):      # which torch.compile has read already
+        SEEN.add(net)
+        for m in (m for m in net.modules() if type(m) is torch.nn.Linear):
+            m.__class__ = Linear
     way = next((way for kind, way in WAYS.items() if isinstance(net, kind)), None)
     if not way or not (net.training and idx.is_cpu):
         return net(idx, targets)

@@ -1,5 +1,6 @@
 """The quick ways of faster.py: the numbers of the models as they stand in makemore.py, in less time."""
 import copy
+import math
 import sys
 
 import pytest
@@ -52,10 +53,12 @@ def test_a_quick_way_is_the_same_way(kind, B, T, dropout, build):
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.parametrize('large', [faster.LARGE, 1])
 @pytest.mark.parametrize('kind', makemore.MODELS.keys() - {'ngram'})
-def test_the_curve_is_the_same(kind, build, monkeypatch):
-    """Thirty steps with faster.py and without."""
+def test_the_curve_is_the_same(kind, large, build, monkeypatch):
+    """Thirty steps with faster.py and without; its large products are those of oneDNN, here of any size."""
     curves, used = {}, []
+    monkeypatch.setattr(faster, 'LARGE', large)
     for family, way in faster.WAYS.items():
         monkeypatch.setitem(faster.WAYS, family, lambda *args, way=way: used.append(way) or way(*args))
     for there in (True, False):
@@ -90,6 +93,38 @@ def test_who_changes_a_model_gets_what_he_wrote(build, monkeypatch):
         model.load_state_dict(before)
         results(readable, model, x, y)
         assert all(torch.equal(t, again[name]) for name, t in model.state_dict().items()), kind
+
+
+@pytest.mark.parametrize('bias', [True, False])
+@pytest.mark.parametrize('shape', [(5, 7), (1, 7), (2, 3, 7), (0, 7), (2, 0, 7)])
+def test_a_large_product_is_the_same(shape, bias, monkeypatch):
+    """Also of tensors that lie in memory in another order."""
+    torch.manual_seed(6)
+    plain, x = torch.nn.Linear(7, 4, bias), torch.randn(shape)
+    weights, found = list(plain.parameters()), []
+    for x in (x, x.mT.contiguous().mT):
+        for large in (math.inf, 1):
+            monkeypatch.setattr(faster, 'LARGE', large)
+            quick, x = copy.deepcopy(plain), x.detach().requires_grad_()
+            quick.__class__ = faster.Linear
+            y = quick(x)
+            weight = torch.linspace(-1, 1, y.numel()).view_as(y.mT).mT      # so is what comes back
+            found.append([y, *torch.autograd.grad((y * weight).sum(), [x, *quick.parameters()])])
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
+
+
+def test_only_plain_linear_layers_multiply_in_another_way(build, monkeypatch):
+    class Own(torch.nn.Linear):
+        pass
+    model, (x, y) = build('bn-mlp')[2].train(), ragged(8, 6)
+    model.net[2].__class__ = Own
+    loss = results(faster.loss, model, x, y)[0]
+    assert type(model.net[2]) is Own and type(model.net[6]) is faster.Linear
+    monkeypatch.setattr(faster, 'LARGE', 1)
+    monkeypatch.setattr(faster, 'product', None)      # which doubles do not come by
+    torch.testing.assert_close(results(readable, model.double(), x, y)[0].float(), loss)
 
 
 class MGU(makemore.Recurrent):

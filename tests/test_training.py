@@ -15,33 +15,10 @@ import pytest
 import torch
 
 import makemore
+from comparing import checkpoint, differences, same_run
 
 ALL = list(makemore.MODELS)
 NETS = [kind for kind in ALL if not hasattr(makemore.MODELS[kind], 'fit')]
-
-
-def checkpoint(path):
-    return torch.load(path, map_location='cpu', weights_only=True)
-
-
-def differences(a, b, path=''):
-    """Where two checkpoints differ, bit for bit; how many seconds it took is no part of a run's state."""
-    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-        return [found for key in a if key != 'seconds' for found in differences(a[key], b[key], f'{path}/{key}')]
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
-        return [found for i, pair in enumerate(zip(a, b)) for found in differences(*pair, f'{path}/{i}')]
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        same = a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
-    else:
-        same = type(a) is type(b) and a == b
-    return [] if same else [path]
-
-
-def same_run(a, b):
-    assert differences(checkpoint(a / 'last.pt'), checkpoint(b / 'last.pt')) == []
-    assert differences(checkpoint(a / 'best.pt'), checkpoint(b / 'best.pt')) == []
-    results = [json.loads((folder / 'result.json').read_text()) for folder in (a, b)]
-    assert differences(*results) == []
 
 
 def state_of(folder):

@@ -11,7 +11,6 @@ import random
 import shutil
 import signal
 import sys
-import warnings
 import zipfile
 from pathlib import Path
 

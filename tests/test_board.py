@@ -1,5 +1,4 @@
 """TensorBoard as one sees it: small runs, a TensorBoard over them, and what its tabs ask for through the web."""
-import itertools
 import json
 import math
 import re

@@ -2,7 +2,6 @@
 import collections
 import io
 import random
-import re
 import sys
 
 import pytest

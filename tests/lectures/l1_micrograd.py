@@ -13,7 +13,7 @@ import torch
 import makemore
 from inside import ByMicrograd, compare
 
-from micrograd import MLP, Neuron, Value, cross_entropy, draw_dot, gradcheck, nll, softmax, trace
+from micrograd import MLP, Neuron, Value, draw_dot, gradcheck, nll, softmax, trace
 from micrograd.__main__ import moons_task, pictures, replay, winner
 from micrograd.losses import mse
 

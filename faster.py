@@ -220,10 +220,11 @@ def agree(model, *ways):
 
 def loss(net, idx, targets):
     """net(idx, targets), in the quick way where there is one."""
-    if net not in SEEN and not hasattr(net, '_orig_mod'):      # which torch.compile has read already
+    if net not in SEEN:
         SEEN.add(net)
-        for m in (m for m in net.modules() if type(m) is torch.nn.Linear):
-            m.__class__ = Linear
+        if idx.is_cpu and not any(hasattr(m, '_orig_mod') for m in net.modules()):      # no torch.compile
+            for m in (m for m in net.modules() if type(m) is torch.nn.Linear):
+                m.__class__ = Linear
     way = next((way for kind, way in WAYS.items() if isinstance(net, kind)), None)
     if not way or not (net.training and idx.is_cpu):
         return net(idx, targets)

@@ -211,6 +211,13 @@ def test_standard_input_in_this_process(run, monkeypatch):
     assert done.code == 0 and done.err.startswith('standard input: 3 lines')
 
 
+def test_litter_is_collected_again_after_the_imports():
+    """And what the imports made is not searched for it."""
+    look = 'import gc, makemore; print(gc.isenabled(), gc.get_freeze_count() > 10**5)'
+    done = subprocess.run([sys.executable, '-c', look], capture_output=True, text=True, cwd=PROGRAM.parent)
+    assert done.stdout.split() == ['True', 'True'], done
+
+
 def test_a_notebook_keeps_its_own_warnings(train):
     """Every warning after a run used to go through the program's own way of speaking."""
     before = warnings.showwarning

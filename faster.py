@@ -3,8 +3,8 @@ The same steps in less time, on a CPU: rnn, gru and lstm, whose gradient goes th
 window, whose first layer is looked up, the bag of words, which leaves padding out, and large products of all.
 
 makemore.py asks for this file where it trains by autograd; whoever copies makemore.py alone can do without. The loss
-and the gradients are those of the readable models there, to rounding. On the first batch of a model both are compared:
-whoever changes it gets what stands there, and whoever looks into it with hooks sees what stands there.
+and the gradients are those of the readable models there, to rounding. Where a model is computed in another way, both
+are compared on its first batch: whoever changes it gets what stands there, and hooks see what stands there.
 """
 import contextlib
 import copy
@@ -178,9 +178,9 @@ def bag(model, idx, targets):
 
 try:
     product = torch.ops.mkldnn._linear_pointwise.default      # x @ weight.t() + bias
-    LARGE = 2**21 if torch.backends.cpu.get_cpu_capability() == 'AVX512' else math.inf      # multiplications
 except AttributeError:      # a torch that was built without
-    LARGE = math.inf
+    product = None
+LARGE = 2**21 if product and torch.backends.cpu.get_cpu_capability() == 'AVX512' else math.inf      # multiplications
 
 class Product(torch.autograd.Function):
     @staticmethod

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-gc.disable()      # what is imported stays: to search it for litter, over and over, takes a quarter of the start
+gc.disable()      # what is imported stays: to search it for litter, over and over, takes a fifth of the start
 import torch, torch.nn as nn, torch.nn.functional as F
 gc.freeze()
 gc.enable()

@@ -11,6 +11,7 @@ import makemore
 
 CELLS = ['rnn', 'gru', 'lstm']
 WINDOWS = ['mlp', 'bn-mlp', 'wavenet']
+onednn = pytest.mark.skipif(not faster.product, reason='this torch was built without oneDNN')
 WAYS = dict.fromkeys(CELLS, faster.recurrent) | dict.fromkeys(WINDOWS, faster.window) | dict(bow=faster.bag)
 
 
@@ -38,7 +39,8 @@ def ragged(B, T):
 @pytest.mark.parametrize('kind', WAYS)
 def test_a_quick_way_is_the_same_way(kind, B, T, dropout, build):
     """In double precision a mistake has nowhere to hide; in single precision only rounding is left."""
-    model, (x, y) = build(kind, dropout=dropout, block_size=dict(wavenet=None, bow=16).get(kind, 8))[2].train(), ragged(B, T)
+    size = dict(wavenet=None, bow=16).get(kind, 8)
+    model, (x, y) = build(kind, dropout=dropout, block_size=size)[2].train(), ragged(B, T)
     with torch.no_grad():
         for p in model.parameters():      # a state at the start and biases that are not zero, gates that are half open
             p.add_(torch.randn_like(p), alpha=0.3)
@@ -53,7 +55,7 @@ def test_a_quick_way_is_the_same_way(kind, B, T, dropout, build):
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize('large', [faster.LARGE, 1])
+@pytest.mark.parametrize('large', [faster.LARGE, pytest.param(1, marks=onednn)])
 @pytest.mark.parametrize('kind', makemore.MODELS.keys() - {'ngram'})
 def test_the_curve_is_the_same(kind, large, build, monkeypatch):
     """Thirty steps with faster.py and without; its large products are those of oneDNN, here of any size."""
@@ -95,6 +97,7 @@ def test_who_changes_a_model_gets_what_he_wrote(build, monkeypatch):
         assert all(torch.equal(t, again[name]) for name, t in model.state_dict().items()), kind
 
 
+@onednn
 @pytest.mark.parametrize('bias', [True, False])
 @pytest.mark.parametrize('shape', [(5, 7), (1, 7), (2, 3, 7), (0, 7), (2, 0, 7)])
 def test_a_large_product_is_the_same(shape, bias, monkeypatch):

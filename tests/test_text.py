@@ -280,7 +280,7 @@ def test_diagnosis_sees_every_kind_of_non_linearity(tmp_path, capsys):
     assert any(name.startswith('grad to data/') for name in tags['scalars'])
 
 
-@pytest.mark.parametrize('kind', ['bn-mlp', 'gru'])
+@pytest.mark.parametrize('kind', ['bn-mlp', 'gru', 'bow'])
 def test_diagnosis_changes_nothing(kind, tmp_path):
     for folder, more in (('a', []), ('b', ['--diagnose', '1'])):
         (tmp_path / folder).mkdir()

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tokenizer import GPT4_PATTERN, Tokenizer, bpe, pretrained
 from tokenizer.text import splitter
 
+EMOJI = "".join(map(chr, range(0x1F300, 0x1F3C8)))
 DATA = Path(os.environ.get("MAKEMORE_DATA", "."))
 os.environ.setdefault("RAYON_NUM_THREADS", "1")      # tokenizers and rustbpe: one core, as we
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -134,13 +135,16 @@ def worst_rows(name):
         print(f"{what:44} {taken:9.3f} s {taken / times['1 MB of English, cold']:33.1f} x English")
 
 
-def memory_row():
-    """What the memos weigh when they are as full as they get, of random text."""
-    tok, rng = Tokenizer(), random.Random(1)
-    tracemalloc.start()
-    for _ in range(40):
-        tok.encode(" ".join("".join(rng.choices("abcdefgh", k=8)) for _ in range(10_000)))
-    print(f"{'memos, at most, in 400,000 random words':44} {tracemalloc.get_traced_memory()[1] / 1e6:9.0f} MB")
+def memory_rows():
+    """What the memos weigh when they are full, of chunks and of words, which are looked up when a text comes again."""
+    for what, letters, length in ("words of eight letters", "абвгдежз", 8), ("words of 62 emoji", EMOJI, 62):
+        tok, rng = Tokenizer(), random.Random(1)
+        tracemalloc.start()
+        for _ in range(13):
+            text = " ".join("".join(rng.choices(letters, k=length)) for _ in range(10_000))
+            tok.encode(text), tok.encode(text)
+        print(f"{f'memos full of {what}':44} {tracemalloc.get_traced_memory()[1] / 1e6:9.0f} MB")
+        tracemalloc.stop()
 
 
 if __name__ == "__main__":
@@ -158,4 +162,4 @@ if __name__ == "__main__":
     if args.only in (None, "worst"):
         worst_rows("cl100k_base")
     if args.only in (None, "memory"):
-        memory_row()
+        memory_rows()

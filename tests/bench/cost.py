@@ -1,4 +1,4 @@
-"""How cost grows: python tests/bench/cost.py [--only steps memory ranks]
+"""How cost grows: python tests/bench/cost.py [--only steps memory ranks huge]
 
 Time per training step of a transformer on one core, one size changed at a time; memory against the size of a text; and
 one process against two. Every line is a run of the program itself, and what it prints is what the README shows.
@@ -80,6 +80,17 @@ def memory(folder):
         yield f'a text of {pages // 10} MB', f'{peak:.0f} MB'
 
 
+def huge(folder):
+    """The same for 5 GB, 100 MB fifty times over, and the seconds that it took from start to end."""
+    path, part = Path(folder) / 'huge.txt', text(folder, 1000).read_bytes()
+    with open(path, 'wb') as file:
+        for _ in range(50):
+            file.write(part)
+    begin = time.perf_counter()
+    _, peak = program(folder, '-i', str(path), '--text', '--type', 'bigram', '--max-steps', '20')
+    yield 'a text of 5 GB', f'{peak:.0f} MB, {time.perf_counter() - begin:.0f} seconds'
+
+
 def ranks(folder):
     """256 channels, one thread each: one process, then two that share the batch. Alternating, the median of three."""
     found = {1: [], 2: []}
@@ -97,7 +108,8 @@ def ranks(folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--only', nargs='+', choices=('steps', 'memory', 'ranks'), default=('steps', 'memory', 'ranks'))
+    parser.add_argument('--only', nargs='+', choices=('steps', 'memory', 'ranks', 'huge'),
+                        default=('steps', 'memory', 'ranks'))
     with tempfile.TemporaryDirectory() as folder:
         for name in parser.parse_args().only:
             for what, cost in globals()[name](folder):

@@ -1,0 +1,119 @@
+"""
+Refuse hostile checkpoints.
+
+torch.load(weights_only=True) runs no code that a file brings along. What is left to a hostile
+file is to take more memory than it has bytes, and to make the program fail later. `check_file`
+looks at the file before torch loads it, `check_tensors` and `check_claims` at what was loaded
+before a model is built, `check_run` at the whole. Each raises ValueError.
+"""
+
+import pickletools
+import re
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ALLOWED_GLOBALS = re.compile(
+    r'torch\._utils _rebuild_tensor_v2|collections OrderedDict|torch \w+Storage'
+)
+SMALL_MODEL = 2**24  # numbers: a model that can not be larger is built without a look at it
+
+
+def check_file(path: Path):
+    """Look at a checkpoint without loading it: it is a zip file of a pickle and of numbers.
+
+    What is compressed may unpack to any size, torch does not compare checksums, and among the
+    functions that it lets a pickle call is bytearray(10**12).
+    """
+    with zipfile.ZipFile(path) as file:
+        for part in file.infolist():
+            if part.compress_size != part.file_size or part.external_attr:
+                raise ValueError('a part of it is compressed or not a plain file')
+        if file.testzip():
+            raise ValueError('a checksum in it is wrong')
+        pickles = [name for name in file.namelist() if name.endswith('/data.pkl')]
+        if len(pickles) != 1:
+            raise ValueError(f'it has {len(pickles)} pickles instead of one')
+        for opcode, argument, _ in pickletools.genops(file.read(pickles[0])):
+            if 'GLOBAL' in opcode.name and not ALLOWED_GLOBALS.fullmatch(str(argument)):
+                raise ValueError(f'it wants to call {argument}')
+
+
+def check_tensors(tensors: Iterable[Any]):
+    """Refuse what is no plain tensor of finite numbers, or has fewer numbers than it claims."""
+    for tensor in tensors:
+        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+            raise ValueError('it has something else in the place of a tensor')
+        if tensor.device.type != 'cpu' or tensor.is_complex():
+            raise ValueError('it has a tensor without memory or of complex numbers')
+        if not tensor.is_contiguous():  # one number in the file can be expanded to billions
+            raise ValueError('it has a tensor that claims more numbers than it holds')
+        if not tensor.isfinite().all():
+            raise ValueError('not all of its numbers are finite')
+
+
+def check_claims(
+    build_model: Callable[[], torch.nn.Module], sizes: Iterable[int], weights: dict[str, Any]
+):
+    """Refuse settings that ask for a larger model than the weights in the file can fill.
+
+    `sizes` are the settings that decide the size of a model, the number of layers first. A model
+    that is small in any case is just built; building one without memory takes torch seconds.
+    """
+    n_layer, *widths = sizes
+    if 16 * n_layer * sum(widths) ** 2 < SMALL_MODEL:
+        return
+    with torch.device('meta'):
+        model = build_model()
+    for name, tensor in model.state_dict().items():
+        if name.startswith('tables.'):  # counts, which have the size that the file gives them
+            continue
+        if name not in weights or weights[name].shape != tensor.shape:
+            raise ValueError(f'its settings do not fit its weights: {name}')
+
+
+def check_run(model: torch.nn.Module, max_len: Any, step: Any, optimizer_state: Any):
+    """Refuse numbers that would make the program fail or run forever later on."""
+    if not (type(max_len) is int and 0 <= max_len < 2**40):
+        raise ValueError('the length of its longest line makes no sense')
+    if not (type(step) is int and 0 <= step < 2**62):
+        raise ValueError('its number of steps makes no sense')
+    for name, tensor in model.state_dict().items():
+        if name.endswith('.pairs') and not (tensor.diff() > 0).all():
+            raise ValueError('its n-grams are out of order')
+        if name.endswith('.cumulative'):
+            check_cumulative(tensor, len(model.state_dict()[name.replace('cumulative', 'pairs')]))
+    if optimizer_state is not None:
+        check_optimizer(list(model.parameters()), optimizer_state)
+
+
+def check_cumulative(cumulative: torch.Tensor, n_pairs: int):
+    """Refuse cumulative counts that do not belong to as many pairs, or that ever decrease."""
+    if len(cumulative) != n_pairs + 1 or not (cumulative.diff() > 0).all():
+        raise ValueError('its counts make no sense')
+
+
+def check_optimizer(parameters: list[torch.nn.Parameter], state: Any):
+    """Refuse the state of an optimizer of another model.
+
+    The optimizer numbers the matrices first, then the vectors.
+    """
+    matrices = [p for p in parameters if p.ndim >= 2]
+    vectors = [p for p in parameters if p.ndim < 2]
+    if not isinstance(state, dict):
+        raise ValueError('the state of its optimizer is no dictionary')
+    if state and list(state) != list(range(len(parameters))):
+        raise ValueError('its optimizer is of another model')
+    for number, entry in state.items():
+        if not isinstance(entry, dict) or set(entry) != {'step', 'exp_avg', 'exp_avg_sq'}:
+            raise ValueError('its optimizer is not AdamW')
+        check_tensors(entry.values())
+        parameter = [*matrices, *vectors][number]
+        shapes = [entry[name].shape for name in ('step', 'exp_avg', 'exp_avg_sq')]
+        if shapes != [torch.Size([]), parameter.shape, parameter.shape]:
+            raise ValueError('its optimizer is of another model')
+        if any(not tensor.is_floating_point() for tensor in entry.values()):
+            raise ValueError('its optimizer has no floating-point numbers')

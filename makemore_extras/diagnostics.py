@@ -1,0 +1,159 @@
+"""
+What a net does while it learns: activations, gradients, updates; and the learning-rate range test.
+
+    python makemore.py --type bn-mlp --diagnose 1000     a report every 1,000 steps
+    python makemore.py --type gru --find-lr              which learning rate?
+"""
+
+import copy
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+NONLINEARITIES = (nn.Tanh, nn.Sigmoid, nn.GELU)
+SATURATED = 2.1  # beyond it |tanh| is above 0.97, and its slope is nearly zero
+GOOD_UPDATE = -3.0  # log10 of the size of an update, relative to the weights
+
+
+@dataclass
+class Report:
+    """Lines to print, and what TensorBoard shows of them."""
+
+    lines: list[str] = field(default_factory=list)
+    scalars: dict[str, float] = field(default_factory=dict)
+    histograms: dict[str, torch.Tensor] = field(default_factory=dict)
+    images: dict[str, torch.Tensor] = field(default_factory=dict)  # (1, H, W)
+
+
+@dataclass
+class Activation:
+    """What one nonlinearity got and what it made of it, both (N, channels)."""
+
+    kind: type[nn.Module]
+    inputs: torch.Tensor
+    outputs: torch.Tensor
+
+
+@torch.no_grad()
+def observe_activations(
+    model: nn.Module, x: torch.Tensor, y: torch.Tensor
+) -> dict[str, Activation]:
+    """What the nonlinearities of a model do with a batch.
+
+    A copy of the model is observed, so that neither the running statistics of a norm nor the
+    random generator notice.
+    """
+    twin = copy.deepcopy(model).train()
+    seen: dict[str, list] = {}
+
+    def observe(name: str) -> Callable:
+        def hook(module, inputs, output):
+            seen.setdefault(name, []).append((inputs[0].flatten(0, -2), output.flatten(0, -2)))
+
+        return hook
+
+    for name, module in twin.named_modules():
+        if isinstance(module, NONLINEARITIES):
+            module.register_forward_hook(observe(name))
+    with torch.random.fork_rng():
+        twin(x, y)
+
+    activations = {}
+    for name, pairs in seen.items():  # a recurrent net comes by once for every position
+        inputs = torch.cat([pair[0] for pair in pairs]).float().cpu()
+        outputs = torch.cat([pair[1] for pair in pairs]).float().cpu()
+        activations[name] = Activation(type(twin.get_submodule(name)), inputs, outputs)
+    return activations
+
+
+def activation_report(activations: dict[str, Activation]) -> Report:
+    """Mean, deviation and saturation of each nonlinearity."""
+    report = Report()
+    for name, activation in activations.items():
+        outputs = activation.outputs
+        if activation.kind is nn.GELU:  # flat on the left only
+            saturated = activation.inputs < -SATURATED
+        else:
+            saturated = activation.inputs.abs() > SATURATED
+        share = 100 * saturated.float().mean()
+        n_dead = int(saturated.all(0).sum())
+        report.lines.append(
+            f'{name:20} | mean {outputs.mean():+.3f} std {outputs.std():.3f} | '
+            f'saturated {share:5.2f} % | dead neurons {n_dead}'
+        )
+        report.images[f'saturated/{name}'] = saturated[None, :200]  # a dead neuron: a white column
+        report.histograms[f'activation/{name}'] = outputs
+        report.histograms[f'pre-activation/{name}'] = activation.inputs
+    return report
+
+
+def copy_matrices(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights of all matrices as they are now."""
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.ndim == 2}
+
+
+def update_report(model: nn.Module, old_matrices: dict[str, torch.Tensor]) -> Report:
+    """How large the gradients are, and how far the last step moved every matrix."""
+    report = Report()
+    report.scalars['log10 update to data/guide'] = GOOD_UPDATE
+    for name, old in old_matrices.items():
+        parameter = model.get_parameter(name)
+        grad = parameter.grad
+        update = parameter.detach() - old
+        grad_ratio = (grad.std() / old.std()).item()
+        update_ratio = (update.std() / old.std()).log10().item()
+        report.lines.append(
+            f'{name:20} | grad:data {grad_ratio:.2e} | '
+            f'update:data 10**{update_ratio:.1f}, about -3 is good'
+        )
+        report.scalars[f'grad to data/{name}'] = grad_ratio
+        report.scalars[f'log10 update to data/{name}'] = update_ratio
+        report.histograms[f'gradient/{name}'] = grad
+    return report
+
+
+# -----------------------------------------------------------------------------
+# the learning-rate range test
+
+
+def plot(xs: list[float], ys: list[float], width: int = 64, height: int = 12) -> list[str]:
+    """A curve as lines of text; what is above three times the lowest y is cut off."""
+    lowest = min(ys)
+    highest = min(max(ys), 3 * lowest)
+    span = (highest - lowest) or 1
+    grid = [[' '] * width for _ in range(height)]
+    for x, y in zip(xs, ys, strict=True):
+        row = (min(y, highest) - lowest) / span * (height - 1)
+        column = (x - xs[0]) / (xs[-1] - xs[0]) * (width - 1)
+        grid[height - 1 - round(row)][round(column)] = '*'
+    lines = [''.join(row) for row in grid]
+    half = width // 2
+    return [*lines, f'{xs[0]:<{half}.1f}{xs[-1]:>{half}.1f}']
+
+
+def find_lr(take_step: Callable[[float], float], n_steps: int = 300) -> list[str]:
+    """Take steps with ever larger learning rates; the curve of the loss and a proposal, as lines.
+
+    First the loss falls faster and faster, then it explodes. A good rate lies well before that.
+    """
+    exponents = torch.linspace(-5, 0, n_steps).tolist()
+    losses = []
+    for exponent in exponents:
+        losses.append(take_step(10**exponent))
+        if not losses[-1] < 1.3 * losses[0]:  # also if it is nan
+            break
+    exponents = exponents[: len(losses)]
+    pooled = F.avg_pool1d(torch.tensor([losses]), 15, 1, padding=7, count_include_pad=False)
+    smooth = pooled[0].tolist()
+
+    best = 10 ** exponents[smooth.index(min(smooth))]
+    *curve, axis = plot(exponents, smooth)
+    proposal = (
+        f'lowest loss {min(smooth):.4f} at learning rate {best:.1e}; '
+        f'a quarter of it leaves a margin: --learning-rate {best / 4:.1e}'
+    )
+    return list(itertools.chain(curve, [f'{axis}   log10 of the learning rate', proposal]))

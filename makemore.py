@@ -1916,54 +1916,28 @@ def load(folder: str = 'out', device: str = 'cpu') -> tuple[LanguageModel, CharD
 
 
 # -----------------------------------------------------------------------------
-# TensorBoard
+# evaluation and training
 
 
-class EventWriter:
-    """Writes scalars, texts and pictures to an event file, which TensorBoard reads.
-
-    torch's SummaryWriter does this in a thread of its own, where a full disk ends in a traceback.
-    Here the error is raised where the value is written.
-    """
-
-    def __init__(self, folder: Path):
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.summary.writer.record_writer import RecordWriter
-        from torch.utils.tensorboard import summary
-
-        self.folder = folder
-        self.make_event = Event
-        self.summary = summary  # functions that make summaries: scalar, text, image, histogram
-        path = folder / f'events.out.tfevents.{time.time():.6f}.{os.getpid()}'
-        self.file = open(path, 'wb')  # noqa: SIM115 (closed when the run ends)
-        self.records = RecordWriter(self.file)
-        self.add(file_version='brain.Event:2')
-
-    def add(self, **content: Any):
-        """Write one event: a summary and its step."""
-        event = self.make_event(wall_time=time.time(), **content)
-        self.records.write(event.SerializeToString())
-
-    def add_scalars(self, step: int, values: dict[str, float]):
-        for name, value in values.items():
-            self.add(summary=self.summary.scalar(name, value), step=step)
-
-    def add_text(self, step: int, name: str, text: str):
-        printable = text.encode(errors='replace').decode()
-        self.add(summary=self.summary.text(name, printable), step=step)
-
-
-def open_writer(folder: Path) -> EventWriter | None:
-    """The event file of a run, on rank 0; without TensorBoard there are no curves."""
+def open_writer(folder: Path) -> Any:
+    """A writer of TensorBoard's curves on rank 0; None where TensorBoard is not installed."""
+    if get_rank() > 0:
+        return None
     try:
-        return EventWriter(folder) if get_rank() == 0 else None
+        if HAVE_EXTRAS:
+            return board.EventWriter(folder)
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(folder)
     except ImportError:
         print0('TensorBoard is not installed, so there are no curves: pip install tensorboard')
         return None
 
 
-# -----------------------------------------------------------------------------
-# evaluation and training
+def add_scalars(writer: Any, step: int, values: dict[str, float]):
+    """Add a point to each of some curves, if there is a writer."""
+    for name, value in values.items() if writer else ():
+        writer.add_scalar(name, value, step)
 
 
 @torch.no_grad()
@@ -2100,7 +2074,7 @@ def check_finite(run: Run, loss: float, grad_norm: float):
         )
 
 
-def evaluate_and_save(run: Run, losses: list[float], writer: EventWriter | None):
+def evaluate_and_save(run: Run, losses: list[float], writer: Any):
     """Evaluate on dev, report it, and save; `losses` are those of the steps since last time."""
     dev_loss = evaluate(run, 'dev')
     name = 'dev loss'
@@ -2114,9 +2088,9 @@ def evaluate_and_save(run: Run, losses: list[float], writer: EventWriter | None)
         parts.insert(1, f'train loss {train_loss:.4f}')
         values['loss/train'] = train_loss
     print0(' | '.join(parts))
+    add_scalars(writer, run.step, values)
     if writer:
-        writer.add_scalars(run.step, values)
-        writer.file.flush()
+        writer.flush()
 
     if not math.isfinite(dev_loss):
         raise RunError(
@@ -2141,7 +2115,7 @@ def check_initial_loss(dev_loss: float, vocab_size: int):
     print0(message)
 
 
-def print_samples(run: Run, writer: EventWriter | None):
+def print_samples(run: Run, writer: Any):
     """Print what the model makes now, grouped into new items and copies of the data."""
     config = run.config
     dataset = run.dataset
@@ -2164,7 +2138,12 @@ def print_samples(run: Run, writer: EventWriter | None):
         listed = ', '.join(texts)
         print_result(listed if dataset.is_text else f'{group} ({len(texts)}): {listed}'.strip(': '))
         if writer:
-            writer.add_text(run.step, f'samples/{group}', listed)
+            writer.add_text(f'samples/{group}', printable(listed), run.step)
+
+
+def printable(text: str) -> str:
+    """The text with ? for what UTF-8 can not hold, such as half of a surrogate pair."""
+    return text.encode(errors='replace').decode()
 
 
 def sampling_settings(config: Config) -> dict[str, Any]:
@@ -2197,7 +2176,7 @@ def stop_signals() -> Iterator[list[int]]:
 class StepLog:
     """Collects what the steps between two evaluations report."""
 
-    def __init__(self, run: Run, writer: EventWriter | None):
+    def __init__(self, run: Run, writer: Any):
         self.run = run
         self.writer = writer
         self.first_step = run.step
@@ -2218,8 +2197,9 @@ class StepLog:
         self.seconds += seconds
         run.seconds += seconds
         lr = get_lr(run.config, run.step)
-        if self.writer and run.step % 10 == 0:
-            self.writer.add_scalars(run.step, {'gradient norm': grad_norm, 'learning rate': lr})
+        if run.step % 10 == 0:
+            curves = {'gradient norm': grad_norm, 'learning rate': lr}
+            add_scalars(self.writer, run.step, curves)
         self.bar.set_postfix_str(f'loss {loss:.4f}, lr {lr:.1e}', refresh=False)
         self.bar.update()
         steps_left = run.config.max_steps - run.step
@@ -2230,18 +2210,17 @@ class StepLog:
     def take_losses(self) -> list[float]:
         """The losses since the last time this was called."""
         losses = self.losses
-        if losses and self.writer:
+        if losses:
             lengths = self.run.dataset.spans['train'].lengths
             tokens = len(losses) * self.run.config.batch_size * lengths.double().mean().item()
-            self.writer.add_scalars(self.run.step, {'tokens per second': tokens / self.seconds})
+            curves = {'tokens per second': tokens / self.seconds}
+            add_scalars(self.writer, self.run.step, curves)
         self.losses = []
         self.seconds = 0.0
         return losses
 
 
-def diagnosed_step(
-    run: Run, parts: TrainingParts, writer: EventWriter | None
-) -> tuple[float, float]:
+def diagnosed_step(run: Run, parts: TrainingParts, writer: Any) -> tuple[float, float]:
     """A training step that reports on activations, gradients and updates."""
     x, y, _ = get_batch(run.dataset, run.config, run.step, run.device)
     activations = diagnostics.observe_activations(run.model, x, y)
@@ -2258,7 +2237,7 @@ def diagnosed_step(
     return loss, grad_norm
 
 
-def train(run: Run, parts: TrainingParts, writer: EventWriter | None, signals: list[int]) -> bool:
+def train(run: Run, parts: TrainingParts, writer: Any, signals: list[int]) -> bool:
     """Train until max_steps; False if a signal stopped it before."""
     config = run.config
     first_step = run.step
@@ -2293,7 +2272,7 @@ def is_due(interval: int | None, step: int) -> bool:
     return interval is not None and step % interval == 0
 
 
-def report(run: Run, writer: EventWriter | None):
+def report(run: Run, writer: Any):
     """Evaluate the best model on every split, the test split included, and save the result."""
     best, _ = load_checkpoint(run.folder / 'best.pt')
     run.model.load_state_dict(best.model.state_dict())
@@ -2325,7 +2304,7 @@ def report(run: Run, writer: EventWriter | None):
     if writer:
         if HAVE_EXTRAS:
             board.add_final(writer, run.model, token_labels(dataset), result)
-        writer.file.close()
+        writer.close()
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -2580,9 +2559,8 @@ def find_lr(run: Run) -> int:
 
     def take_step(lr: float) -> float:
         loss, _ = train_step(run, parts, lr)
-        if writer:
-            values = {'find the rate/loss': loss, 'find the rate/log10 of the rate': math.log10(lr)}
-            writer.add_scalars(run.step - 1, values)
+        curves = {'find lr/loss': loss, 'find lr/log10 of the learning rate': math.log10(lr)}
+        add_scalars(writer, run.step - 1, curves)
         return loss
 
     for line in diagnostics.find_lr(take_step):

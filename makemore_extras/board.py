@@ -1,10 +1,9 @@
 """
-Pictures, embeddings and settings for TensorBoard.
-
-A writer is anything with `add(summary=..., step=...)`, `add_scalars(step, values)`, a `folder`
-and `summary`, the functions of torch.utils.tensorboard.summary.
+What TensorBoard shows: curves, texts, histograms, pictures, embeddings and settings.
 """
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,67 @@ import torch
 import torch.nn as nn
 
 
+class EventWriter:
+    """Writes an event file, which TensorBoard reads; its methods are those of SummaryWriter.
+
+    SummaryWriter writes in a thread of its own, where a full disk ends in a traceback. Here the
+    error is raised where the value is written.
+    """
+
+    def __init__(self, folder: Path):
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+        from torch.utils.tensorboard import summary
+
+        self.folder = folder
+        self.make_event = Event
+        self.summary = summary  # functions that make summaries: scalar, text, image, histogram
+        path = folder / f'events.out.tfevents.{time.time():.6f}.{os.getpid()}'
+        self.file = open(path, 'wb')  # noqa: SIM115 (closed when the run ends)
+        self.records = RecordWriter(self.file)
+        self.add_event(file_version='brain.Event:2')
+
+    def add_event(self, **content: Any):
+        event = self.make_event(wall_time=time.time(), **content)
+        self.records.write(event.SerializeToString())
+
+    def add_scalar(self, name: str, value: float, step: int):
+        """Add a point to a curve."""
+        self.add_event(summary=self.summary.scalar(name, value), step=step)
+
+    def add_text(self, name: str, text: str, step: int):
+        self.add_event(summary=self.summary.text(name, text), step=step)
+
+    def add_histogram(self, name: str, values: torch.Tensor, step: int):
+        numbers = values.cpu().numpy()
+        self.add_event(summary=self.summary.histogram(name, numbers, bins=64), step=step)
+
+    def add_image(self, name: str, image: torch.Tensor, step: int, dataformats: str = 'CHW'):
+        summary = self.summary.image(name, image, dataformats=dataformats)
+        self.add_event(summary=summary, step=step)
+
+    def add_hparams(self, settings: dict[str, Any], metrics: dict[str, float]):
+        """Add a row to the table of runs: settings and results."""
+        for summary in self.summary.hparams(settings, metrics):
+            self.add_event(summary=summary)
+        for name, value in metrics.items():
+            self.add_scalar(name, value, step=0)
+
+    def flush(self):
+        self.file.flush()
+
+    def close(self):
+        self.file.close()
+
+
 def add_report(writer: Any, report: Any, step: int):
     """Write the scalars, histograms and images of a diagnostic report."""
-    writer.add_scalars(step, report.scalars)
+    for name, value in report.scalars.items():
+        writer.add_scalar(name, value, step)
     for name, values in report.histograms.items():
-        summary = writer.summary.histogram(name, values.cpu().numpy(), bins=64)
-        writer.add(summary=summary, step=step)
+        writer.add_histogram(name, values, step)
     for name, image in report.images.items():
-        writer.add(summary=writer.summary.image(name, image), step=step)
+        writer.add_image(name, image, step)
 
 
 def draw_bigrams(probs: torch.Tensor, labels: str, cell: int = 40) -> torch.Tensor:
@@ -75,7 +127,7 @@ def add_final(writer: Any, model: nn.Module, labels: str, result: dict[str, Any]
         write_embedding(writer.folder, tables[0], [label_of(ch) for ch in labels])
     if model.context == 1 and 1 < len(labels) <= 100:
         add_bigram_picture(writer, model, labels)
-    add_hparams(writer, result)
+    add_result(writer, result)
 
 
 def add_bigram_picture(writer: Any, model: nn.Module, labels: str):
@@ -84,11 +136,10 @@ def add_bigram_picture(writer: Any, model: nn.Module, labels: str):
     tokens = torch.arange(len(labels), device=device)[:, None]
     probs = model.eval().next_logits(tokens).softmax(-1).cpu()
     picture = draw_bigrams(probs, labels)
-    name = 'which follows which, in percent'
-    writer.add(summary=writer.summary.image(name, picture, dataformats='HWC'), step=0)
+    writer.add_image('which follows which, in percent', picture, 0, dataformats='HWC')
 
 
-def add_hparams(writer: Any, result: dict[str, Any]):
+def add_result(writer: Any, result: dict[str, Any]):
     """Write the row of a run in the table of settings and results."""
     settings = {}
     for name, value in result['settings'].items():
@@ -96,6 +147,4 @@ def add_hparams(writer: Any, result: dict[str, Any]):
             is_plain = isinstance(value, (bool, int, float))
             settings[name] = value if is_plain else str(value)
     metrics = {f'result/{name}': v for name, v in result.items() if isinstance(v, float)}
-    for summary in writer.summary.hparams(settings, metrics):
-        writer.add(summary=summary)
-    writer.add_scalars(0, metrics)
+    writer.add_hparams(settings, metrics)

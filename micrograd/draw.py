@@ -4,7 +4,7 @@ import re
 from collections import defaultdict, namedtuple
 from pathlib import Path
 
-from .engine import topological
+from .engine import topological_sort
 
 GAP, ROW, OVAL, LETTER = 36, 46, 30, 6.7  # pixels: between columns, between rows, an oval's half width, a letter
 
@@ -26,7 +26,7 @@ class Drawing(namedtuple('Drawing', 'source svg mermaid')):
 
 def draw_dot(root):
     """A box for every Value with its label, data and grad, an oval for every operation, an edge for every use."""
-    nodes = dict.fromkeys([p for v in topological(root) for p in (*v._prev, v)] or [root])
+    nodes = dict.fromkeys([p for v in topological_sort(root) for p in (*v._prev, v)] or [root])
     note = '' if root.grad else 'backward() has not run: no gradients yet'  # it would have made this one 1
     texts = {v: [*filter(None, [v.label]), f'data {v:.4f}', 'grad ?' if note else f'grad {v.grad:.4f}'] for v in nodes}
     dot = written(texts, f'digraph {{\n  rankdir=LR\n  label="{note}"', safe, '  {} [shape=record label="{{ {} }}"]',
@@ -57,10 +57,10 @@ def layout(root):
     """The column of each item, counted from the root's; its height; and the links (from, to, which parent of to).
     An item is a Value, or (Value, c) where edges from the Value cross column c: they share a lane between the boxes."""
     column, links, near, columns = {root: 0}, {}, defaultdict(list), defaultdict(list)
-    for v in reversed(topological(root)):
+    for v in reversed(topological_sort(root)):
         for p in v._prev:
             column[p] = max(column.get(p, 0), column[v] + 1)
-    for v in topological(root):
+    for v in topological_sort(root):
         for k, p in enumerate(v._prev):
             lane = [(p, c) for c in range(column[p] - 1, column[v], -1)]
             column.update({item: item[1] for item in lane})

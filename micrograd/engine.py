@@ -346,7 +346,12 @@ def power_slope(x: float, k: float) -> float:
         return 0.0
     if x == 0.0 and k < 1.0:
         return math.inf
-    return k * checked(math.pow, x, k - 1.0)
+    try:
+        return k * math.pow(x, k - 1.0)
+    except OverflowError:
+        # The power of 1e-200 ** -1 is 1e200, but its slope is too large for a float. Here the
+        # product is inf with the right sign, where math.pow raises.
+        return k / x * math.pow(x, k)
 
 
 def exponent_slope(x: float, power: float) -> float:

@@ -715,6 +715,11 @@ def test_children_come_after_their_parents():
         (0.0, 0.5, 0.0, math.inf),
         (-2.0, 3, -8.0, 12.0),
         (-2.0, -1, -0.5, -0.25),
+        # 1e-200 ** -1 raised an error: the power is a float, but its slope, -1e400, is not
+        (1e-200, -1, 1e200, -math.inf),
+        (-1e-200, -1, -1e200, -math.inf),
+        (-1e-150, -2, 1e300, math.inf),
+        (5e-324, 1e-20, 1.0, 1e-20 / 5e-324),  # x ** (k - 1) is too large, k times it is not
     ],
 )
 def test_powers_at_the_edges(x, k, y, slope):

@@ -42,15 +42,28 @@ def max_margin(scores: Sequence[Value], targets: Sequence[Value | float]) -> Val
 
 
 # -----------------------------------------------------------------------------
-# logsumexp, on plain numbers
+# softmax, on plain numbers
 #
-# The operation below and the code that trace.py generates call this function.
+# The operations below and the code that trace.py generates call these functions.
+
+
+def shifted_exps(xs: Sequence[float]) -> list[float]:
+    """exp(x - max(xs)) for each x. The largest is 1, so none can overflow."""
+    top = max(xs)
+    # the largest is not subtracted from itself, because inf - inf is nan
+    return [1.0 if x == top else math.exp(x - top) for x in xs]
+
+
+def plain_softmax(xs: Sequence[float]) -> list[float]:
+    """exp(x) / (exp(x0) + exp(x1) + ...) for each x."""
+    exps = shifted_exps(xs)
+    total = math.fsum(exps)
+    return [e / total for e in exps]
 
 
 def plain_logsumexp(xs: Sequence[float]) -> float:
-    """log(exp(x0) + exp(x1) + ...). Without the largest, which is taken out, no exp overflows."""
-    top = max(xs)
-    return top + math.log(math.fsum(math.exp(x - top) for x in xs))
+    """log(exp(x0) + exp(x1) + ...)."""
+    return max(xs) + math.log(math.fsum(shifted_exps(xs)))
 
 
 # -----------------------------------------------------------------------------
@@ -61,15 +74,26 @@ def logsumexp(logits: Sequence[Value | float]) -> Value:
     """log(exp(x0) + exp(x1) + ...) as a single node. Its slopes are the softmax."""
     parents = tuple([as_value(x) for x in logits])
     data = [x.data for x in parents]
-    y = plain_logsumexp(data)
-    slopes = tuple([math.exp(x - y) for x in data])
-    return Value(y, parents, 'logsumexp', slopes)
+    slopes = tuple(plain_softmax(data))
+    return Value(plain_logsumexp(data), parents, 'logsumexp', slopes)
 
 
 def softmax(logits: Sequence[Value | float]) -> list[Value]:
     """Probabilities, one for each logit, that add up to 1."""
-    total = logsumexp(logits)
-    return [(x - total).exp() for x in logits]
+    parents = [as_value(x) for x in logits]
+    probs = plain_softmax([x.data for x in parents])
+    return [softmax_node(parents, probs, i) for i in range(len(parents))]
+
+
+def softmax_node(logits: list[Value], probs: list[float], i: int) -> Value:
+    """Probability number i as a node. Its first parent is its own logit, the others follow."""
+    # The derivative of p_i with respect to x_i is p_i * (1 - p_i), with respect to any other x_j
+    # it is -p_i * p_j.
+    p = probs[i]
+    others = logits[:i] + logits[i + 1 :]
+    other_probs = probs[:i] + probs[i + 1 :]
+    slopes = [-p * q for q in other_probs]
+    return Value(p, (logits[i], *others), 'softmax', (p * (1.0 - p), *slopes))
 
 
 def select_class(xs: Sequence[Value], target: int | Sequence[Value | float]) -> Value:
@@ -89,4 +113,7 @@ def nll(probs: Sequence[Value], target: int | Sequence[Value | float]) -> Value:
 
 def cross_entropy(logits: Sequence[Value | float], target: int | Sequence[Value | float]) -> Value:
     """nll(softmax(logits), target), also where that probability is too small for a float."""
-    return logsumexp(logits) - select_class(logits, target)
+    # -log(exp(xt) / sum(exp(xj))) = log(sum(exp(xj - xt))). The subtraction comes first, because
+    # next to large logits the logarithm would be lost to rounding: 1e20 + log(2) is 1e20.
+    target_logit = select_class(logits, target)
+    return logsumexp([x - target_logit for x in logits])

@@ -46,7 +46,7 @@ from .engine import (
     to_float,
     topological_sort,
 )
-from .losses import plain_logsumexp
+from .losses import plain_logsumexp, plain_softmax
 
 # -----------------------------------------------------------------------------
 # rules: what to write for each operation
@@ -106,11 +106,22 @@ def dot_rule(out: str, *parents: str) -> tuple[list[str], list[str]]:
 def logsumexp_rule(out: str, *parents: str) -> tuple[list[str], list[str]]:
     """The logarithm of a sum of exponentials, with the softmax as slopes."""
     logits = ', '.join(parents)
-    return [f'{out} = plain_logsumexp([{logits}])'], [f'math.exp({x} - {out})' for x in parents]
+    lines = [f'{out} = plain_logsumexp([{logits}])', f'{out}_probs = plain_softmax([{logits}])']
+    return lines, [f'{out}_probs[{i}]' for i in range(len(parents))]
+
+
+def softmax_rule(out: str, *parents: str) -> tuple[list[str], list[str]]:
+    """The probability of the first parent among all."""
+    logits = ', '.join(parents)
+    lines = [f'{out}_probs = plain_softmax([{logits}])', f'{out} = {out}_probs[0]']
+    slopes = [f'-{out} * {out}_probs[{i}]' for i in range(len(parents))]
+    slopes[0] = f'{out} * (1.0 - {out})'
+    return lines, slopes
 
 
 RULES['dot'] = dot_rule
 RULES['logsumexp'] = logsumexp_rule
+RULES['softmax'] = softmax_rule
 
 # what the texts of the rules can refer to
 NAMESPACE = {
@@ -121,6 +132,7 @@ NAMESPACE = {
     'logistic': logistic,
     'power_slope': power_slope,
     'exponent_slope': exponent_slope,
+    'plain_softmax': plain_softmax,
     'plain_logsumexp': plain_logsumexp,
 }
 

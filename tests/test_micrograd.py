@@ -503,6 +503,7 @@ OPERATIONS = {
     '**': lambda a, b: (abs(a) + 0.5) ** (b * 0.3),
     'dot': lambda a, b: dot([a, b, a], [b, 0.7, a], b),
     'logsumexp': lambda a, b: logsumexp([a, b, a * 0.3]),
+    'softmax': lambda a, b: softmax([a, b, a * 0.3])[1],
 }
 
 
@@ -512,6 +513,8 @@ def apply(op, a, b, torch=None):
         return a * b + b * 0.7 + a * a + b
     if torch and op == 'logsumexp':
         return torch.logsumexp(torch.stack([a, b, a * 0.3]), 0)
+    if torch and op == 'softmax':
+        return torch.softmax(torch.stack([a, b, a * 0.3]), 0)[1]
     return OPERATIONS[op](a, b)
 
 
@@ -1026,12 +1029,65 @@ def test_gradients_are_the_same_to_the_last_bit_in_every_process():
     assert '0x' in runs[0]
 
 
+# -----------------------------------------------------------------------------
+# very large logits
+
+
+@pytest.mark.parametrize(
+    'xs, y, slopes',
+    [
+        ((1000.0, 0.0), 1000.0, (1.0, 0.0)),
+        ((-math.inf, -math.inf), -math.inf, (0.5, 0.5)),
+        ((math.inf, 0.0), math.inf, (1.0, 0.0)),
+        ((math.inf, math.inf), math.inf, (0.5, 0.5)),
+        ((0.0, -math.inf), 0.0, (1.0, 0.0)),
+        ((1e308, 1e308), 1e308, (0.5, 0.5)),
+        ((1e308, -1e308), 1e308, (1.0, 0.0)),
+        ((1.0, math.nan), math.nan, (math.nan, math.nan)),
+        ((math.nan, 1.0), math.nan, (math.nan, math.nan)),
+    ],
+)
+def test_logsumexp_and_softmax_of_large_and_infinite_numbers(xs, y, slopes):
+    """inf - inf made these nan, and rounding made the softmax of (1e308, 1e308) 1 twice.
+
+    Equal logits have equal probabilities, also infinite ones, so the slopes still add up to 1.
+    """
+    logits = [Value(x) for x in xs]
+    result = logsumexp(logits)
+    result.backward()
+    assert close(result.data, y)
+    assert all_close(grads(logits), slopes)
+    assert all_close(numbers(softmax(logits)), slopes)
+
+    f = trace(lambda *logits: (logsumexp(logits), *softmax(logits)), [], [0.0, 0.0])
+    [(traced_result, *traced_softmax)] = f([xs])
+    assert close(traced_result, y)
+    assert all_close(traced_softmax, slopes)
+    assert all_close(f.input_grads[0], slopes)
+
+
+@pytest.mark.parametrize('x', [0.0, 1e10, 1e308, -1e308])
+@pytest.mark.parametrize('target', [0, [1.0, 0.0]])
+def test_softmax_and_cross_entropy_do_not_depend_on_a_common_shift(x, target):
+    """1e308 + log(2) is 1e308: the loss of two equal logits was 0, and with 1e10 it was inexact."""
+    for loss_of in (cross_entropy, lambda logits, target: nll(softmax(logits), target)):
+        logits = [Value(x), Value(x)]
+        loss = loss_of(logits, target)
+        loss.backward()
+        assert close(loss.data, math.log(2))
+        assert all_close(grads(logits), (-0.5, 0.5))
+
+
 def test_cross_entropy_where_the_probability_is_too_small_for_a_float():
     logits = [Value(1000.0), Value(-1000.0)]
     loss = cross_entropy(logits, 1)
     loss.backward()
     assert loss.data == 2000.0
     assert grads(logits) == [1.0, -1.0]
+
+
+def test_softmax_passes_the_gradient_check():
+    gradcheck(lambda *xs: dot([0.3, -1.0, 2.0], softmax(xs)), 0.5, -1.2, 0.1)
 
 
 # -----------------------------------------------------------------------------

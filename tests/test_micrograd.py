@@ -655,6 +655,60 @@ def test_gradcheck_passes_what_is_right_and_names_what_is_wrong():
         gradcheck(not_a_number_in_b, 2.0, Value(0.5, label='b'))
 
 
+@pytest.mark.parametrize('exponent', range(-200, 200, 7))
+def test_gradcheck_rejects_a_doubled_slope_of_any_size(exponent):
+    """The tolerance was absolute: a slope of 1e-7 could be wrong by its own size and pass."""
+    slope = 1.5 * 10.0**exponent
+
+    def right(x):
+        return x * slope
+
+    def doubled(x):
+        return Value(x.data * slope, (x,), 'doubled', (2 * slope,))
+
+    gradcheck(right, 0.7)
+    with pytest.raises(ValueError, match='input 0'):
+        gradcheck(doubled, 0.7)
+
+
+def test_gradcheck_rejects_a_doubled_slope_in_random_graphs():
+    """As above, for graphs whose result is much larger than what one input contributes to it."""
+    rng = random.Random(12)
+    n_rejected = 0
+    for _ in range(200):
+        recipe = random_recipe(rng, steps=10)
+        xs = [rng.uniform(-2, 2) for _ in range(4)]
+        leaves = [Value(x) for x in xs]
+        cook(recipe, leaves).backward()
+
+        def right(*leaves, recipe=recipe):
+            return cook(recipe, leaves)
+
+        def doubled(a, *others, recipe=recipe):
+            return cook(recipe, [Value(a.data, (a,), 'doubled', (2.0,)), *others])
+
+        gradcheck(right, *xs)
+        if leaves[0].grad != 0.0:
+            n_rejected += 1
+            with pytest.raises(ValueError, match='input 0'):
+                gradcheck(doubled, *xs)
+    assert n_rejected > 100
+
+
+@pytest.mark.parametrize(
+    'f, x',
+    [
+        (lambda x: x**3, 0.0),  # the slope is 0, and what is measured is only small
+        (lambda x: x**5, 0.0),
+        (lambda x: (x * x).exp() + 1e3, 0.0),
+        (lambda x: x * 0.0, 2.0),
+        (lambda x: (x * 1e-3).tanh() * 1e9, 5.0),
+    ],
+)
+def test_gradcheck_knows_the_limits_of_its_measurement(f, x):
+    gradcheck(f, x)
+
+
 # -----------------------------------------------------------------------------
 # the traps of the original and its forks
 

@@ -1620,6 +1620,24 @@ def test_it_needs_nothing_but_python(path):
     assert all(name.split('.')[0] in sys.stdlib_module_names for name in names)
 
 
+@pytest.mark.parametrize('path', MODULES, ids=lambda path: path.stem)
+def test_public_functions_say_what_they_take_and_return(path):
+    """Type hints and a docstring. Functions inside functions are left to the outer ones."""
+    assert (ROOT / 'micrograd' / 'py.typed').is_file()
+    tree = ast.parse(path.read_text(encoding='utf-8'))
+    assert ast.get_docstring(tree)
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    assert all(ast.get_docstring(node) for node in classes)
+    functions = [node for scope in [tree, *classes] for node in scope.body]
+    for node in functions:
+        if not isinstance(node, ast.FunctionDef) or node.name.startswith('_'):
+            continue
+        assert ast.get_docstring(node), node.name
+        assert node.returns, node.name
+        arguments = [*node.args.args, *node.args.kwonlyargs]
+        assert all(a.annotation for a in arguments if a.arg != 'self'), node.name
+
+
 def test_the_example_at_the_top_of_the_engine():
     a = Value(2.0, label='a')
     b = Value(-3.0, label='b')

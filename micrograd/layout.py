@@ -1,9 +1,9 @@
 """
 The arrangement of a graph: a column and a height for every node, and the way of every edge.
 
-The last result stands in the rightmost column, and every node left of all that use it. Heights
-start from an even spread. Then each node is moved towards the mean height of its neighbours, while
-the nodes of a column keep their distance. After some rounds of this, most edges are short.
+The root stands in the rightmost column, and every other node to the left of all that use it.
+Heights start from an even spread. Then each node is moved to the mean height of its neighbours,
+while the nodes of a column keep their distance. After some rounds of this, most edges are short.
 
 An edge between columns that are not side by side has to get past the boxes between them. It goes
 through a bend in each of these columns, which takes part in the arrangement like a node.

@@ -17,7 +17,7 @@ from .engine import Value, as_value, dot, to_float
 
 ACTIVATIONS = {'relu': Value.relu, 'tanh': Value.tanh, 'sigmoid': Value.sigmoid}
 # what repr() calls a neuron, as in torch.nn
-NAMES = {'relu': 'ReLU', 'tanh': 'Tanh', 'sigmoid': 'Sigmoid', None: 'Linear'}
+DISPLAY_NAMES = {'relu': 'ReLU', 'tanh': 'Tanh', 'sigmoid': 'Sigmoid', None: 'Linear'}
 
 
 class Module:
@@ -57,8 +57,8 @@ class Neuron(Module):
     """
 
     def __init__(self, nin: int, act: str | None = 'relu'):
-        if act not in NAMES:
-            known = ', '.join(map(repr, NAMES))
+        if act not in DISPLAY_NAMES:
+            known = ', '.join(map(repr, DISPLAY_NAMES))
             raise ValueError(f'act must be one of {known}, not {act!r}')
         self.w = [Value(random.uniform(-1, 1)) for _ in range(nin)]
         self.b = Value(0.0)
@@ -75,7 +75,7 @@ class Neuron(Module):
         return [*self.w, self.b]
 
     def __repr__(self) -> str:
-        return f'{NAMES[self.act]}Neuron({len(self.w)})'
+        return f'{DISPLAY_NAMES[self.act]}Neuron({len(self.w)})'
 
 
 class Layer(Module):

@@ -1,41 +1,95 @@
-"""Points to tell apart. The lecture's moons come out number for number, without numpy and scikit-learn."""
-import math
-from random import Random
+"""
+Points in the plane to classify: the lecture's two moons, and a spiral with three arms.
 
-def numpy_stream(seed):
-    """A Random in the state of numpy.random.seed(seed): the same Mersenne twister, only started in another way."""
-    state = [seed % 2**32]
+    from micrograd.data import moons, spiral
+
+    moons()[0]   # x, y, and the class as -1.0 or 1.0
+    spiral()[0]  # x, y, and the class one-hot: 1.0, 0.0, 0.0
+
+The lecture draws its moons with scikit-learn and numpy. moons() gives the same numbers without
+either, so that the losses printed in the lecture's notebook can be compared with ours.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+
+# -----------------------------------------------------------------------------
+# numpy's random numbers
+#
+# numpy.random.seed and the random module of Python use the same generator, the Mersenne twister
+# MT19937. Only the way from a seed to its first state differs, and what is made of its bits.
+
+
+def seed_like_numpy(seed: int) -> random.Random:
+    """A generator in the state that numpy.random.seed(seed) sets."""
+    # the initialization from the paper on MT19937: 624 words of 32 bits
+    words = [seed % 2**32]
     for i in range(1, 624):
-        state.append((1812433253 * (state[-1] ^ state[-1] >> 30) + i) % 2**32)
-    rng = Random()
-    rng.setstate((3, (*state, 624), None))
+        previous = words[-1]
+        words.append((1812433253 * (previous ^ previous >> 30) + i) % 2**32)
+    rng = random.Random()
+    # version of the format; the words and the position among them (all used); no spare Gaussian
+    rng.setstate((3, (*words, 624), None))
     return rng
 
-def shuffle(items, rng):
-    """numpy's shuffle: random bits, as many as i has, drawn again until they are not above i."""
-    for i in range(len(items) - 1, 0, -1):
-        while (j := rng.getrandbits(32) & (1 << i.bit_length()) - 1) > i: pass
+
+def shuffle_like_numpy(items: list, rng: random.Random) -> None:
+    """Shuffle a list in place, as numpy.random.shuffle does."""
+    for i in reversed(range(1, len(items))):
+        j = randint_like_numpy(i, rng)
         items[i], items[j] = items[j], items[i]
 
-def normals(rng):
-    """numpy's Gaussians: two from every point that falls inside the unit circle."""
+
+def randint_like_numpy(highest: int, rng: random.Random) -> int:
+    """A number from 0 to highest: as many random bits as it has, until they are not above it."""
+    mask = 2 ** highest.bit_length() - 1
+    number = rng.getrandbits(32) & mask
+    while number > highest:
+        number = rng.getrandbits(32) & mask
+    return number
+
+
+def normal_like_numpy(rng: random.Random) -> Iterator[float]:
+    """Standard normal numbers without end, as numpy.random.normal draws them."""
+    # The polar method of Marsaglia: a random point inside the unit circle gives two numbers.
     while True:
-        x, y = 2 * rng.random() - 1, 2 * rng.random() - 1
-        if 0 < (r2 := x*x + y*y) < 1:
-            yield from (math.sqrt(-2 * math.log(r2) / r2) * z for z in (y, x))
+        x = 2 * rng.random() - 1
+        y = 2 * rng.random() - 1
+        r2 = x * x + y * y
+        if 0 < r2 < 1:
+            factor = math.sqrt(-2 * math.log(r2) / r2)
+            yield factor * y
+            yield factor * x
 
-def moons(n=100, noise=0.1, seed=1337):
-    """Rows (x, y, target -1 or 1): scikit-learn's make_moons(n, noise=noise) after numpy.random.seed(seed)."""
-    rng, arc = numpy_stream(seed), [math.pi * i / (n//2 - 1) for i in range(n//2)]
-    rows = [(math.cos(t), math.sin(t), -1.0) for t in arc] + [(1 - math.cos(t), 0.5 - math.sin(t), 1.0) for t in arc]
-    shuffle(rows, rng)
-    bell = normals(rng)
-    return [(x + noise * next(bell), y + noise * next(bell), target) for x, y, target in rows]
 
-def spiral(n=120, noise=0.1, seed=1337):
-    """Rows (x, y, then 1.0 in the place of the right class, of three): arms that wind around each other."""
-    bell, rows = normals(numpy_stream(seed)), []
+# -----------------------------------------------------------------------------
+# data sets
+
+
+def moons(n: int = 100, noise: float = 0.1, seed: int = 1337) -> list[tuple[float, ...]]:
+    """Rows (x, y, -1.0 or 1.0): make_moons(n, noise=noise) after numpy.random.seed(seed)."""
+    rng = seed_like_numpy(seed)
+    half = n // 2
+    angles = [math.pi * i / (half - 1) for i in range(half)]
+    upper = [(math.cos(t), math.sin(t), -1.0) for t in angles]
+    lower = [(1 - math.cos(t), 0.5 - math.sin(t), 1.0) for t in angles]
+    rows = upper + lower
+    shuffle_like_numpy(rows, rng)
+    normal = normal_like_numpy(rng)
+    return [(x + noise * next(normal), y + noise * next(normal), target) for x, y, target in rows]
+
+
+def spiral(n: int = 120, noise: float = 0.1, seed: int = 1337) -> list[tuple[float, ...]]:
+    """Rows (x, y, and the class one-hot): three arms that wind around each other."""
+    normal = normal_like_numpy(seed_like_numpy(seed))
+    rows = []
     for i in range(n):
-        r, turn = 0.1 + 0.9 * i / n, 3.6 * i / n + i % 3 * math.tau / 3 + noise * next(bell)
-        rows.append((r * math.cos(turn), r * math.sin(turn), *(float(i % 3 == c) for c in range(3))))
+        arm = i % 3
+        radius = 0.1 + 0.9 * i / n
+        angle = 3.6 * i / n + arm * math.tau / 3 + noise * next(normal)
+        one_hot = [float(arm == c) for c in range(3)]
+        rows.append((radius * math.cos(angle), radius * math.sin(angle), *one_hot))
     return rows

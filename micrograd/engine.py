@@ -1,161 +1,384 @@
-"""A number that remembers how it was made, and so can say what it would do to everything made from it.
-
-    a, b = Value(2.0, label='a'), Value(-3.0, label='b')
-    L = (a*b + 10.0) * -2.0     # forward: L.data is -8.0, and every operation has made a new Value
-    L.backward()                # backward: a.grad is dL/da = 6.0, b.grad is dL/db = -4.0
-
-A Value keeps its parents and, beside each parent, the slope of the operation towards it, taken at forward time.
-Backward is then one rule for all: parent.grad += slope * self.grad. A new operation is a number and its slopes:
-`Value(t, (x,), 'tanh', '', (1 - t*t,))` is all there is to tanh. And with no closures there are no reference
-cycles: a graph is freed the moment its last name goes, without the garbage collector.
-Left out: tensors and broadcasting (a Value is one number), no_grad, switches of any kind.
 """
+A scalar autograd engine: numbers that remember how they were computed, and backpropagation.
+
+    from micrograd import Value
+
+    a = Value(2.0, label='a')
+    b = Value(-3.0, label='b')
+    L = (a * b + 10.0) * -2.0  # forward pass: L.data is -8.0
+    L.backward()               # backward pass: a.grad is dL/da = 6.0, b.grad is dL/db = -4.0
+
+Every operation makes a new Value. It keeps its parents and, for each parent, a slope: the
+derivative of the operation with respect to that parent, computed during the forward pass.
+The backward pass is then the same line for every operation, the chain rule:
+
+    parent.grad += slope * self.grad
+
+So a new operation needs only its result and its slopes. This is all there is to tanh:
+
+    t = math.tanh(x.data)
+    out = Value(t, (x,), 'tanh', (1.0 - t * t,))
+
+A Value refers to its parents and to nothing else. There are no reference cycles, so Python frees
+a graph as soon as its result is no longer used, without the help of the garbage collector.
+"""
+
+from __future__ import annotations
+
 import math
-from operator import truediv
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from operator import mul, truediv
 
-def number(x):
-    """3 -> 3.0. Text, lists and complex numbers are refused by name; so is a Value, which would lose its graph."""
-    if hasattr(x, '__float__') and not isinstance(x, Value):
-        return float(x)
-    raise TypeError(f"a Value holds one real number, not {x!r:.80}")
+# -----------------------------------------------------------------------------
+# the node of the graph
 
-def checked(f, *xs):
-    """(math.log, 1.0) -> 0.0. Python only says 'math domain error'; this adds of what."""
-    try:
-        return f(*xs)
-    except (ArithmeticError, ValueError) as error:
-        raise ValueError(f"{f.__name__}({', '.join(map(str, xs))}): {error}") from None
-
-def power_slope(x, k):
-    """d(x**k)/dx: (3.0, 2.0) -> 6.0. At x = 0 the textbook's k * x**(k-1) can divide by zero."""
-    return 0.0 if k == 0 else math.inf if x == 0 and k < 1 else k * checked(math.pow, x, k - 1)
-
-def exponent_slope(x, k):
-    """d(x**k)/dk: (1.0, 5.0) -> 0.0. Over a negative base x**k is full of holes and has no slope: nan, as in torch."""
-    return checked(math.pow, x, k) * math.log(x) if x > 0 else 0.0 if x == 0 else math.nan
-
-def logistic(x):
-    """0.0 -> 0.5. Each half uses the exp that cannot overflow."""
-    return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))
 
 class Value:
-    """One number in a graph: .data, .grad, .label, and behind the scenes ._prev (parents), ._op, ._local (slopes)."""
-    __slots__ = ('data', 'grad', 'label', '_prev', '_op', '_local')  # no dict per node
+    """A number in a computation graph, with its gradient and an optional label."""
 
-    def __init__(self, data, _prev=(), _op='', label='', _local=()):
-        self.data = data if type(data) is float else number(data)
+    # without a dict per node, a node takes 48 bytes less
+    __slots__ = ('data', 'grad', 'label', 'op', 'parents', 'slopes')
+
+    def __init__(
+        self,
+        data: float,
+        parents: tuple[Value, ...] = (),
+        op: str = '',
+        slopes: tuple[float, ...] = (),
+        label: str = '',
+    ):
+        # nearly all numbers are floats already, and this test is cheaper than a call
+        self.data = data if type(data) is float else to_float(data)
         self.grad = 0.0
-        self._prev = _prev  # a tuple, not a set: a*a has two edges, and sums have the same order in every run
-        self._op, self.label, self._local = _op, label, _local
+        self.label = label
+        self.op = op
+        # Tuples, not sets: a * a has two edges, and gradients are added up in the same order in
+        # every run.
+        self.parents = parents
+        self.slopes = slopes
 
-    def _backward(self):
-        """The chain rule, one step: hand my gradient on to my parents, each times its slope."""
-        g = self.grad
-        if g:  # a dead relu stops here; so does 0 * inf, which torch turns into nan
-            for parent, slope in zip(self._prev, self._local):
-                parent.grad += slope * g  # += because a parent can be used more than once
+    # --- backpropagation
 
-    def backward(self):
-        """Fill in .grad for everything this was made from. Leaves accumulate from call to call, as in torch."""
-        order = topological(self)
-        for v in order:
-            v.grad = 0.0  # what an earlier backward() left in the middle would be counted twice
-            if not v._local:
-                raise ValueError(f"{v._op!r} came without slopes: nothing would flow back through {v}")
+    def backward(self) -> None:
+        """Add the derivative of this Value to the .grad of every Value it was computed from.
+
+        Leaves accumulate from call to call, as in PyTorch; set their .grad to 0 in between.
+        """
+        order = topological_sort(self)
+        for node in order:
+            node.check_slopes()
+            # Only leaves accumulate. What an earlier backward() left in between would be passed
+            # on a second time.
+            node.grad = 0.0
         self.grad += 1.0
-        for v in reversed(order):
-            v._backward()
+        for node in reversed(order):
+            node._backward()
 
-    def __add__(self, other):
-        other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data + other.data, (self, other), '+', '', (1.0, 1.0))
+    def _backward(self) -> None:
+        """Pass the gradient of this node on to its parents."""
+        grad = self.grad
+        # A gradient of 0 ends here. That saves time behind a relu that is off, and an infinite
+        # slope does not give 0 * inf = nan, as it does in PyTorch.
+        if grad == 0.0:
+            return
+        for parent, slope in zip(self.parents, self.slopes, strict=True):
+            # += because a parent may be used more than once
+            parent.grad += slope * grad
 
-    def __sub__(self, other):
-        other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data - other.data, (self, other), '-', '', (1.0, -1.0))
+    def check_slopes(self) -> None:
+        """ValueError if there is not one slope per parent, as in Value(t, (x,), 'tanh')."""
+        n_parents = len(self.parents)
+        n_slopes = len(self.slopes)
+        if n_parents != n_slopes:
+            raise ValueError(
+                f'operation {self.op!r} has {n_parents} parents but {n_slopes} slopes; '
+                'pass Value(data, parents, op, slopes)'
+            )
 
-    def __mul__(self, other):
-        other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data * other.data, (self, other), '*', '', (other.data, self.data))
+    # --- operations with two parents
 
-    def __truediv__(self, other):
-        other = other if isinstance(other, Value) else Value(other)
-        q = checked(truediv, self.data, other.data)
-        return Value(q, (self, other), '/', '', (1.0 / other.data, -q / other.data))
+    def __add__(self, other: Value | float) -> Value:
+        other = as_value(other)
+        slopes = (1.0, 1.0)
+        return Value(self.data + other.data, (self, other), '+', slopes)
 
-    def __pow__(self, other):
-        k = other if isinstance(other, Value) else Value(other)
-        y = checked(math.pow, self.data, k.data)  # ** would answer (-8.0)**(1/3) with a complex number
-        to_k = exponent_slope(self.data, k.data) if k is other else 0.0  # a plain 2 needs no gradient
-        return Value(y, (self, k), '**', '', (power_slope(self.data, k.data), to_k))
+    def __sub__(self, other: Value | float) -> Value:
+        other = as_value(other)
+        slopes = (1.0, -1.0)
+        return Value(self.data - other.data, (self, other), '-', slopes)
 
-    def __neg__(self): return Value(-self.data, (self,), 'neg', '', (-1.0,))
-    def __abs__(self): return Value(abs(self.data), (self,), 'abs', '', (float((self.data > 0) - (self.data < 0)),))
-    def log(self): return Value(checked(math.log, self.data), (self,), 'log', '', (1.0 / self.data,))
+    def __mul__(self, other: Value | float) -> Value:
+        other = as_value(other)
+        slopes = (other.data, self.data)
+        return Value(self.data * other.data, (self, other), '*', slopes)
 
-    def exp(self):
+    def __truediv__(self, other: Value | float) -> Value:
+        other = as_value(other)
+        # checked() names both numbers in the error if this is a division by zero
+        quotient = checked(truediv, self.data, other.data)
+        slopes = (1.0 / other.data, -quotient / other.data)
+        return Value(quotient, (self, other), '/', slopes)
+
+    def __pow__(self, other: Value | float) -> Value:
+        exponent = as_value(other)
+        # not the operator **: it answers (-8.0) ** (1/3) with a complex number
+        power = checked(math.pow, self.data, exponent.data)
+        slope = power_slope(self.data, exponent.data)
+        # A plain number needs no gradient. For a negative base the slope would be nan.
+        slope_of_exponent = 0.0
+        if isinstance(other, Value):
+            slope_of_exponent = exponent_slope(self.data, power)
+        return Value(power, (self, exponent), '**', (slope, slope_of_exponent))
+
+    # The same with a plain number on the left, as in 2 * a.
+
+    def __radd__(self, other: float) -> Value:
+        return self + other
+
+    def __rsub__(self, other: float) -> Value:
+        return Value(other) - self
+
+    def __rmul__(self, other: float) -> Value:
+        return self * other
+
+    def __rtruediv__(self, other: float) -> Value:
+        return Value(other) / self
+
+    def __rpow__(self, other: float) -> Value:
+        return Value(other) ** self
+
+    # --- operations with one parent
+
+    def __neg__(self) -> Value:
+        return Value(-self.data, (self,), 'neg', (-1.0,))
+
+    def __abs__(self) -> Value:
+        return Value(abs(self.data), (self,), 'abs', (sign(self.data),))
+
+    def exp(self) -> Value:
+        """e to the power of this Value."""
         y = checked(math.exp, self.data)
-        return Value(y, (self,), 'exp', '', (y,))
+        return Value(y, (self,), 'exp', (y,))
 
-    def tanh(self):
-        t = math.tanh(self.data)  # the lecture's (e - 1)/(e + 1) with e = exp(2x) overflows at x = 355
-        return Value(t, (self,), 'tanh', '', (1.0 - t*t,))
+    def log(self) -> Value:
+        """Natural logarithm. ValueError where this Value is not positive."""
+        y = checked(math.log, self.data)
+        return Value(y, (self,), 'log', (1.0 / self.data,))
 
-    def sigmoid(self):
+    def tanh(self) -> Value:
+        """Hyperbolic tangent."""
+        # The formula of the lecture, (e - 1) / (e + 1) with e = exp(2x), overflows at x = 355.
+        t = math.tanh(self.data)
+        return Value(t, (self,), 'tanh', (1.0 - t * t,))
+
+    def sigmoid(self) -> Value:
+        """The logistic function, 1 / (1 + exp(-x))."""
         s = logistic(self.data)
-        return Value(s, (self,), 'sigmoid', '', (s * (1.0 - s),))
+        return Value(s, (self,), 'sigmoid', (s * (1.0 - s),))
 
-    def relu(self):
-        dead = self.data <= 0  # asked this way round, nan stays nan
-        return Value(0.0 if dead else self.data, (self,), 'relu', '', (0.0 if dead else 1.0,))
+    def relu(self) -> Value:
+        """This number if it is positive, else 0. The slope at 0 is 0, as in PyTorch."""
+        # asked this way round, nan stays nan
+        if self.data <= 0.0:
+            return Value(0.0, (self,), 'relu', (0.0,))
+        return Value(self.data, (self,), 'relu', (1.0,))
 
-    # a number on the left, where order does not matter and where it does
-    __radd__, __rmul__ = __add__, __mul__
-    def __rsub__(self, other): return Value(other) - self
-    def __rtruediv__(self, other): return Value(other) / self
-    def __rpow__(self, other): return Value(other) ** self
+    # --- comparison and conversion
+    #
+    # Values compare by their numbers, so that max() and sorted() work. There is no __eq__: two
+    # nodes that both hold 2.0 are different nodes, and sets and dicts of nodes rely on it.
+    # report_look() is for trace.py, see the end of this file.
 
-    # Looking at the number leaves the graph. No __eq__: the graph must tell two nodes that both hold 2.0 apart.
-    def __lt__(self, other): return self.data < as_value(other).data
-    def __le__(self, other): return self.data <= as_value(other).data
-    def __gt__(self, other): return self.data > as_value(other).data
-    def __ge__(self, other): return self.data >= as_value(other).data
-    def __float__(self): return self.data
-    def __format__(self, spec): return format(self.data, spec) if spec else repr(self)
-    def __repr__(self): return f"Value(data={self.data}, grad={self.grad})"
+    def __lt__(self, other: Value | float) -> bool:
+        report_look()
+        return self.data < as_value(other).data
 
-    def __reduce__(self):  # a copy or a pickle is a leaf: to follow a deep graph would hit the recursion limit
-        return Value, (self.data, (), '', self.label), (None, {'grad': self.grad})
+    def __le__(self, other: Value | float) -> bool:
+        report_look()
+        return self.data <= as_value(other).data
 
-def as_value(x):
+    def __gt__(self, other: Value | float) -> bool:
+        report_look()
+        return self.data > as_value(other).data
+
+    def __ge__(self, other: Value | float) -> bool:
+        report_look()
+        return self.data >= as_value(other).data
+
+    def __float__(self) -> float:
+        report_look()
+        return self.data
+
+    def __format__(self, spec: str) -> str:
+        if not spec:
+            return repr(self)
+        return format(self.data, spec)
+
+    def __repr__(self) -> str:
+        return f'Value(data={self.data}, grad={self.grad})'
+
+    def __reduce__(self) -> tuple:
+        # For copy and pickle: what to call, with which arguments, and what to set afterwards. The
+        # copy is a leaf, because copying a deep graph would exceed the recursion limit.
+        arguments = (self.data, (), '', (), self.label)
+        slots = {'grad': self.grad}
+        return Value, arguments, (None, slots)
+
+    # --- the lecture's names
+
+    @property
+    def _prev(self) -> tuple[Value, ...]:
+        return self.parents
+
+    @property
+    def _op(self) -> str:
+        return self.op
+
+
+def as_value(x: Value | float) -> Value:
+    """The same Value, or a new leaf that holds a plain number."""
     return x if isinstance(x, Value) else Value(x)
 
-def dot(ws, xs, b=0.0):
-    """b + w0*x0 + w1*x1 + ... as one node: ([2, 3], [10, 1], 0.5) -> 23.5. A whole neuron for the price of one."""
-    n = len(ws)
-    if n != len(xs):  # zip would drop the surplus without a word
-        raise ValueError(f"dot has {n} weights but {len(xs)} inputs")
-    parents = (*ws, *xs, b)
-    data = [p.data for p in parents if type(p) is Value]
-    if len(data) < len(parents):  # some were plain numbers
-        parents = tuple(map(as_value, parents))
-        data = [p.data for p in parents]
-    wd, xd, total = data[:n], data[n:-1], data[-1]
-    for w, x in zip(wd, xd):  # not sum(): from Python 3.12 on it compensates, and gives other last bits
-        total += w * x
-    return Value(total, parents, 'dot', '', (*xd, *wd, 1.0))
 
-def topological(root):
-    """Every Value made by an operation on the way to root, after its parents, root last. No recursion: any depth."""
-    order, seen, stack = [], set(), [(root, iter(root._prev))] if root._prev else []
+def topological_sort(root: Value) -> list[Value]:
+    """The Values that operations made on the way to root, each after its parents; no leaves.
+
+    The usual recursive form stops at Python's recursion limit, after about a thousand operations.
+    Here the stack is a list. An entry is a node and an iterator over its parents, which remembers
+    how many of them have been visited.
+    """
+    if not root.parents:
+        return []
+    order = []
+    seen = {root}
+    stack: list[tuple[Value, Iterator[Value]]] = [(root, iter(root.parents))]
     while stack:
-        v, parents = stack[-1]
-        for p in parents:
-            if p._prev and p not in seen:  # go down first; the iterator on the stack remembers where we were
-                seen.add(p)
-                stack.append((p, iter(p._prev)))
+        node, parents = stack[-1]
+        for parent in parents:
+            if parent.parents and parent not in seen:
+                # sort this parent first; the loop over the others goes on afterwards
+                seen.add(parent)
+                stack.append((parent, iter(parent.parents)))
                 break
         else:
-            order.append(v)
+            # no parent is left, so it is the turn of the node itself
+            order.append(node)
             stack.pop()
     return order
+
+
+# -----------------------------------------------------------------------------
+# a whole neuron as one node
+
+
+def dot(
+    weights: Sequence[Value | float], inputs: Sequence[Value | float], bias: Value | float = 0.0
+) -> Value:
+    """bias + weights[0] * inputs[0] + weights[1] * inputs[1] + ... as a single node.
+
+    Made with + and *, a neuron with 16 inputs takes 32 nodes. As one node it gives the same numbers
+    and takes a fifth of the time.
+    """
+    n = len(weights)
+    if n != len(inputs):
+        raise ValueError(f'dot has {n} weights but {len(inputs)} inputs')
+    parents = (*weights, *inputs, bias)
+    # usually all of them are Values, and this single pass over them is enough
+    data = [parent.data for parent in parents if isinstance(parent, Value)]
+    if len(data) < len(parents):
+        parents = tuple([as_value(parent) for parent in parents])
+        data = [parent.data for parent in parents]
+    w = data[:n]
+    x = data[n:-1]
+    # not sum(): since Python 3.12 it rounds differently, and results should not depend on that
+    total = data[-1]
+    for product in map(mul, w, x):
+        total += product
+    slopes = (*x, *w, 1.0)
+    return Value(total, parents, 'dot', slopes)
+
+
+# -----------------------------------------------------------------------------
+# arithmetic on plain numbers
+#
+# The code that trace.py generates calls these functions, too, so that it gives the same numbers.
+
+
+def to_float(x: object) -> float:
+    """A number of any type as a float. TypeError for anything else, with the value named."""
+    # A Value is refused as well: its connection to the graph would be lost.
+    if isinstance(x, Value) or not hasattr(x, '__float__'):
+        raise TypeError(f'a Value holds one real number, not {x!r:.80}')
+    return float(x)
+
+
+def checked(function: Callable[..., float], *args: float) -> float:
+    """function(*args), with the arguments named in the error if there is one."""
+    try:
+        return function(*args)
+    except (ArithmeticError, ValueError) as error:
+        arguments = ', '.join(map(str, args))
+        raise ValueError(f'{function.__name__}({arguments}): {error}') from None
+
+
+def sign(x: float) -> float:
+    """1.0, -1.0 or 0.0: the slope of abs(x)."""
+    if x > 0.0:
+        return 1.0
+    if x < 0.0:
+        return -1.0
+    return 0.0
+
+
+def logistic(x: float) -> float:
+    """1 / (1 + exp(-x)), in a form that does not overflow."""
+    if x >= 0.0:
+        return 1.0 / (1.0 + math.exp(-x))
+    e = math.exp(x)
+    return e / (1.0 + e)
+
+
+def power_slope(x: float, k: float) -> float:
+    """The derivative of x**k with respect to x, which is k * x**(k - 1)."""
+    # at 0 the formula would divide by 0
+    if k == 0.0:
+        return 0.0
+    if x == 0.0 and k < 1.0:
+        return math.inf
+    try:
+        return k * math.pow(x, k - 1.0)
+    except OverflowError:
+        # The power of 1e-200 ** -1 is 1e200, but its slope is too large for a float. Here the
+        # product is inf with the right sign, where math.pow raises.
+        return k / x * math.pow(x, k)
+
+
+def exponent_slope(x: float, power: float) -> float:
+    """The derivative of power = x**k with respect to k, which is power * log(x)."""
+    if x == 0.0:
+        return 0.0
+    # A negative base has powers for whole exponents only, so there is no slope: nan, as in PyTorch.
+    if x < 0.0:
+        return math.nan
+    return power * math.log(x)
+
+
+# -----------------------------------------------------------------------------
+# what trace.py needs to know
+#
+# trace.py records the operations of a program. It cannot record what the program does after a look
+# at a number, as in `if a < b`. So it adds a list here while it records, and every comparison and
+# every float() of a Value adds its file and line to that list.
+
+look_listeners: list[list[str]] = []
+
+
+def report_look() -> None:
+    """Add the line that compares Values or calls float() to the lists, if there are any."""
+    if not look_listeners:
+        return
+    # the last three calls: the line we look for, the method of Value, and this function
+    caller = traceback.extract_stack(limit=3)[0]
+    for places in look_listeners:
+        places.append(f'{caller.filename}:{caller.lineno}')

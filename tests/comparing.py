@@ -1,28 +1,46 @@
-"""Two runs held against each other, bit for bit."""
+"""Two runs compared with each other, bit for bit."""
+
 import json
 
 import torch
 
 
 def checkpoint(path):
+    """The content of a checkpoint."""
     return torch.load(path, map_location='cpu', weights_only=True)
 
 
 def differences(a, b, path=''):
-    """Where two checkpoints differ, bit for bit; how many seconds it took is no part of a run's state."""
+    """Where two checkpoints differ, bit for bit, as a list of paths like '/model/head.weight'.
+
+    How many seconds the training took is not part of a run's state, so it may differ.
+    """
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-        return [found for key in a if key != 'seconds' for found in differences(a[key], b[key], f'{path}/{key}')]
+        found = []
+        for key in a:
+            if key != 'seconds':
+                found += differences(a[key], b[key], f'{path}/{key}')
+        return found
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
-        return [found for i, pair in enumerate(zip(a, b)) for found in differences(*pair, f'{path}/{i}')]
+        found = []
+        for i, (inner_a, inner_b) in enumerate(zip(a, b, strict=True)):
+            found += differences(inner_a, inner_b, f'{path}/{i}')
+        return found
+
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         same = a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+    elif isinstance(a, (dict, list, tuple)):  # of another type, or with other keys
+        same = False
     else:
-        same = type(a) is type(b) and not isinstance(a, (dict, list, tuple)) and a == b
+        same = type(a) is type(b) and a == b
     return [] if same else [path]
 
 
 def same_run(a, b):
+    """Fail unless two folders hold the same run: both checkpoints and the result."""
     for name in ('last.pt', 'best.pt'):
         assert differences(checkpoint(a / name), checkpoint(b / name)) == []
-    assert differences(*(json.loads((folder / 'result.json').read_text()) for folder in (a, b))) == []
+    result_a = json.loads((a / 'result.json').read_text())
+    result_b = json.loads((b / 'result.json').read_text())
+    assert differences(result_a, result_b) == []
     assert not list(b.glob('*.tmp'))

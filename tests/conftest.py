@@ -1,61 +1,74 @@
-"""What the tests of makemore share: a small file of names, a command line without a process, runs to look at."""
-import collections
+"""What the tests of makemore share: a short list of names, a command line, and small runs."""
+
 import contextlib
 import io
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-os.environ.setdefault('OMP_NUM_THREADS', '1')      # before torch is imported: tiny tensors gain nothing from threads
+# Before torch is imported: tensors this small gain nothing from more threads.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 ROOT = Path(__file__).resolve().parents[1]
-Result = collections.namedtuple('Result', 'code out err')
+
+# A net so small that a step takes a millisecond. Each model type takes from it what it needs.
+SMALL = {'n_layer': 2, 'n_head': 2, 'n_embd': 16, 'n_hidden': 16}
 
 
 def pytest_addoption(parser):
-    parser.addoption('--long', action='store_true', help='also what takes minutes, and the large counts')
-
-
-def pytest_configure(config):
-    config.addinivalue_line('markers', 'long: takes minutes, runs with --long only')
+    parser.addoption('--long', action='store_true', help='also run what takes minutes')
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption('--long'):
-        for item in items:
-            if item.get_closest_marker('long'):
-                item.add_marker(pytest.mark.skip(reason='takes minutes: run with --long'))
+    if config.getoption('--long'):
+        return
+    for item in items:
+        if item.get_closest_marker('long'):
+            item.add_marker(pytest.mark.skip(reason='takes minutes: run with --long'))
 
 
-# A net so small that a step takes a millisecond; a type takes from it what it needs, so that it does for new ones too.
-SMALL = dict(n_layer=2, n_head=2, n_embd=16, n_hidden=16)
+class Result(NamedTuple):
+    """What a command line answers."""
+
+    code: int
+    out: str
+    err: str
 
 
 def flags(settings):
-    """dict(n_layer=2) -> ['--n-layer', '2']"""
-    return [part for name, value in settings.items() for part in ('--' + name.replace('_', '-'), str(value))]
+    """The settings as they are typed: {'n_layer': 2} -> ['--n-layer', '2']."""
+    typed = []
+    for name, value in settings.items():
+        typed += ['--' + name.replace('_', '-'), str(value)]
+    return typed
 
 
 def command(*args):
-    """What a command line answers: exit code, stdout, stderr. In this process, as importing torch costs seconds."""
+    """Run a command line in this process, because importing torch takes seconds."""
     import makemore
-    streams = [io.TextIOWrapper(io.BytesIO(), 'utf-8', newline='', write_through=True) for _ in 'oe']
-    with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+
+    # The program sets the encoding of its streams, so these have to be real text streams.
+    out = io.TextIOWrapper(io.BytesIO(), 'utf-8', newline='', write_through=True)
+    err = io.TextIOWrapper(io.BytesIO(), 'utf-8', newline='', write_through=True)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = makemore.main([str(arg) for arg in args])
-    return Result(code, *(stream.buffer.getvalue().decode() for stream in streams))
+    return Result(code, out.buffer.getvalue().decode(), err.buffer.getvalue().decode())
 
 
 @pytest.fixture(scope='session')
 def command_line():
+    """command_line('--sample-only', '-o', folder): exit code, stdout and stderr."""
     return command
 
 
 @pytest.fixture(scope='session')
 def names(tmp_path_factory):
-    """200 names from all over the list, girls' and boys'."""
+    """A file of 200 names, taken at even distances from the whole list."""
     path = tmp_path_factory.mktemp('data') / 'names.txt'
-    path.write_text('\n'.join((ROOT / 'names.txt').read_text().split('\n')[::160][:200]))
+    all_names = (ROOT / 'names.txt').read_text().split('\n')
+    path.write_text('\n'.join(all_names[::160][:200]))
     return path
 
 
@@ -69,38 +82,48 @@ def run(tmp_path, monkeypatch):
 @pytest.fixture
 def train(run, names):
     """train('mlp', '-o', 'x', max_steps=5): a small run on the 200 names."""
-    def train(kind, *args, **settings):
-        settings = dict(SMALL, max_steps=12, eval_interval=5, num_samples=3) | settings
-        return run('-i', names, '--type', kind, *flags(settings), *args)
+
+    def train(model_type, *args, **settings):
+        defaults = {**SMALL, 'max_steps': 12, 'eval_interval': 5, 'num_samples': 3}
+        return run('-i', names, '--type', model_type, *flags(defaults | settings), *args)
+
     return train
 
 
 @pytest.fixture(scope='session')
 def finished(names, tmp_path_factory):
-    """finished('mlp'): the folder of a small run of that type, made once, not to be written to."""
+    """finished('mlp'): the folder of a small run of that type, made once; only to be read."""
     folders = {}
 
-    def finished(kind):
-        if kind not in folders:
-            folders[kind] = tmp_path_factory.mktemp(kind)
-            result = command('-i', names, '--type', kind, *flags(SMALL), '--max-steps', 12, '-o', folders[kind])
+    def finished(model_type):
+        if model_type not in folders:
+            folder = tmp_path_factory.mktemp(model_type)
+            settings = flags({**SMALL, 'max_steps': 12})
+            result = command('-i', names, '--type', model_type, *settings, '-o', folder)
             assert result.code == 0, result.err
-        return folders[kind]
+            folders[model_type] = folder
+        return folders[model_type]
+
     return finished
 
 
 @pytest.fixture(scope='session')
 def build(names):
-    """build('mlp', n_layer=3): settings, words and a model, as a run would make them; what counts, counts."""
+    """build('mlp', n_layer=3): config, data set and model as a run would make them.
+
+    A model that counts has already counted.
+    """
     import torch
+
     import makemore
 
     def build(kind, path=names, **typed):
-        cfg = makemore.settle(dict(SMALL, input_file=str(path), type=kind) | typed)
-        words = makemore.read(cfg)
+        cli_args = {**SMALL, 'input_file': str(path), 'type': kind, **typed}
+        config, dataset = makemore.load_data(makemore.resolve_config(cli_args))
         torch.manual_seed(1)
-        model = makemore.MODELS[kind](cfg, words.vocab_size)
+        model = makemore.MODELS[kind](config, dataset.vocab_size)
         if hasattr(model, 'fit'):
-            model.fit(words)
-        return cfg, words, model
+            model.fit(dataset)
+        return config, dataset, model
+
     return build

@@ -65,8 +65,10 @@ class OneDNNLinear(torch.autograd.Function):
 
 def linear(x: torch.Tensor, layer: nn.Linear) -> torch.Tensor:
     """layer(x), by oneDNN if it is a large product."""
+    if type(layer) is not nn.Linear or x.dtype != torch.float32:
+        return layer(x)
     n_products = x.numel() * layer.out_features
-    if n_products < LARGE or x.dtype != torch.float32:
+    if n_products < LARGE:
         return layer(x)
     return OneDNNLinear.apply(x, layer.weight, layer.bias)
 

@@ -7,6 +7,7 @@ What a net does while it learns: activations, gradients, updates; and the learni
 
 import copy
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -143,8 +144,11 @@ def find_lr(take_step: Callable[[float], float], n_steps: int = 300) -> list[str
     exponents = torch.linspace(-5, 0, n_steps).tolist()
     losses = []
     for exponent in exponents:
-        losses.append(take_step(10**exponent))
-        if not losses[-1] < 1.3 * losses[0]:  # also if it is nan
+        loss = take_step(10**exponent)
+        if not math.isfinite(loss):
+            break
+        losses.append(loss)
+        if loss > 1.3 * losses[0]:
             break
     exponents = exponents[: len(losses)]
     pooled = F.avg_pool1d(torch.tensor([losses]), 15, 1, padding=7, count_include_pad=False)

@@ -1,0 +1,181 @@
+"""What --diagnose and --find-lr report, and that a diagnosed run is the same run."""
+
+import os
+
+import pytest
+import torch
+import torch.nn as nn
+
+import makemore
+from makemore_extras import diagnostics
+
+# -----------------------------------------------------------------------------
+# activations and updates
+
+
+@pytest.mark.parametrize('model_type', ['mlp', 'bn-mlp', 'wavenet', 'rnn', 'lstm', 'transformer'])
+def test_diagnosis_reports_on_every_kind_of_nonlinearity(model_type, train):
+    result = train(model_type, '-o', 'x', '--diagnose', 1, max_steps=2)
+    assert result.code == 0
+    model, _ = makemore.load('x')
+    modules = [m for m in model.modules() if isinstance(m, diagnostics.NONLINEARITIES)]
+    for step in (1, 2):
+        lines = [line for line in result.err.splitlines() if line.startswith(f'step {step:6} | ')]
+        activations = [line for line in lines if 'saturated' in line and 'dead neurons' in line]
+        updates = [line for line in lines if 'grad:data' in line and 'update:data 10**' in line]
+        assert 0 < len(activations) <= len(modules)
+        assert len(updates) == sum(p.ndim == 2 for p in model.parameters())
+
+
+@pytest.mark.parametrize('model_type', ['bn-mlp', 'lstm', 'transformer'])
+def test_tensorboard_gets_what_is_reported(model_type, train):
+    accumulator = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
+    assert train(model_type, '-o', 'x', '--diagnose', 1, max_steps=2).code == 0
+    events = accumulator.EventAccumulator('x', size_guidance={'images': 0}).Reload()
+    tags = events.Tags()
+    kinds = {name.split('/')[0] for name in tags['histograms']}
+    assert any(name.startswith('saturated/') for name in tags['images'])
+    assert kinds == {'activation', 'pre-activation', 'gradient'}
+    assert any(name.startswith('grad to data/') for name in tags['scalars'])
+    assert any(name.startswith('log10 update to data/') for name in tags['scalars'])
+
+
+@pytest.mark.parametrize('model_type', ['bn-mlp', 'gru', 'bow'])
+def test_a_diagnosed_run_ends_in_the_same_weights(model_type, train):
+    """With dropout: the look at the activations must not draw any of the run's numbers."""
+    assert train(model_type, '-o', 'a', '--dropout', 0.1, max_steps=3).code == 0
+    assert train(model_type, '-o', 'b', '--dropout', 0.1, '--diagnose', 1, max_steps=3).code == 0
+    one, other = [torch.load(f'{f}/last.pt', weights_only=True)['model'] for f in 'ab']
+    for name, weights in one.items():
+        assert torch.equal(other[name], weights), name
+
+
+def test_the_numbers_of_a_report_are_those_of_a_hand_made_net():
+    """A net of two tanh neurons: one is always saturated, the other one never."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = nn.Tanh()
+
+        def forward(self, x, y):
+            return self.act(x).sum()
+
+    x = torch.tensor([[5.0, 0.5], [5.0, -0.5]])
+    report = diagnostics.activation_report(diagnostics.observe_activations(Net(), x, None))
+    (line,) = report.lines
+    assert line.startswith('act ')
+    assert 'mean +0.500' in line
+    assert 'saturated 50.00 % | dead neurons 1' in line
+    assert report.images['saturated/act'].tolist() == [[[True, False], [True, False]]]
+    assert torch.equal(report.histograms['pre-activation/act'], x)
+    assert torch.equal(report.histograms['activation/act'], x.tanh())
+
+
+def test_gelu_is_flat_on_the_left_only():
+    x = torch.tensor([[5.0, -5.0, 0.0]])
+    activation = diagnostics.Activation(nn.GELU, x, nn.functional.gelu(x))
+    report = diagnostics.activation_report({'act': activation})
+    assert report.images['saturated/act'].tolist() == [[[False, True, False]]]
+
+
+def test_the_report_of_an_update_has_its_size():
+    """A step of a thousandth of the weights is 10**-3, the size that is good."""
+    model = nn.Linear(50, 40)
+    old = diagnostics.copy_matrices(model)
+    model.weight.grad = 2 * model.weight.detach()
+    with torch.no_grad():
+        model.weight.mul_(1.001)
+    report = diagnostics.update_report(model, old)
+    (line,) = report.lines
+    assert line.startswith('weight ')
+    assert 'grad:data 2.00e+00 | update:data 10**-3.0, about -3 is good' in line
+    assert report.scalars['log10 update to data/weight'] == pytest.approx(-3, abs=1e-3)
+    assert report.scalars['grad to data/weight'] == pytest.approx(2, rel=1e-3)
+
+
+# -----------------------------------------------------------------------------
+# the initial loss
+
+
+def test_an_initial_loss_far_from_uniform_is_reported(train, monkeypatch):
+    """A net that is sure of itself before it has seen anything spends its first steps on that."""
+    message = 'more than 10 % apart: check the initialization'
+    result = train('mlp', '-o', 'a')
+    assert '(uniform guess: ln 27 = 3.2958)' in result.err
+    assert message not in result.err
+
+    original = makemore.MLP.__init__
+
+    def with_large_weights(self, config, vocab_size):
+        original(self, config, vocab_size)
+        nn.init.normal_(self.net[-1].weight, std=3)
+
+    monkeypatch.setattr(makemore.MLP, '__init__', with_large_weights)
+    assert message in train('mlp', '-o', 'b').err
+
+
+# -----------------------------------------------------------------------------
+# the learning-rate range test
+
+
+def test_the_learning_rate_of_a_parabola_is_found():
+    """Its steps make the loss fall up to a rate of 1, and explode beyond that."""
+    x = 1.0
+
+    def take_step(lr):
+        nonlocal x
+        x -= min(lr, 1e3) * x * 0.1
+        return x**2 + 1
+
+    *curve, proposal = diagnostics.find_lr(take_step)
+    # the loss still falls at the largest rate of the test, 1; a quarter of it is proposed
+    assert 'at learning rate 1.0e+00' in proposal
+    assert proposal.endswith('--learning-rate 2.5e-01')
+    assert len(curve) == 13
+    assert any('*' in row for row in curve)
+
+
+@pytest.mark.parametrize('explosion', [float('inf'), float('nan'), 1e9])
+def test_the_range_test_ends_when_the_loss_explodes(explosion):
+    rates = []
+
+    def take_step(lr):
+        rates.append(lr)
+        return explosion if lr > 0.01 else 3 - lr
+
+    *_, proposal = diagnostics.find_lr(take_step)
+    assert max(rates) < 0.011
+    assert '--learning-rate' in proposal
+
+
+def test_find_lr_proposes_a_rate_and_leaves_no_checkpoint(train):
+    result = train('mlp', '--find-lr', '-o', 'x')
+    assert result.code == 0
+    proposed = float(result.out.split('--learning-rate ')[1].split()[0])
+    assert 1e-4 < proposed < 0.3
+    assert not [name for name in os.listdir('x') if name.endswith(('.pt', '.json'))]
+    assert [name for name in os.listdir('x') if name.startswith('events')]
+
+
+def test_find_lr_of_a_model_without_one_is_refused(run, names):
+    result = run('-i', names, '--type', 'ngram', '--find-lr')
+    assert result.code == 2
+    assert '--find-lr: ngram has no learning rate' in result.err
+    assert os.listdir() == []
+
+
+@pytest.mark.parametrize('args', [['--find-lr'], ['--diagnose', 1]])
+def test_without_the_extras_the_option_says_what_it_needs(args, train, monkeypatch):
+    monkeypatch.setattr(makemore, 'HAVE_EXTRAS', False)
+    result = train('mlp', *args)
+    assert result.code == 2
+    assert args[0] in result.err
+    assert 'makemore_extras' in result.err
+
+
+def test_a_curve_is_plotted_from_left_to_right_and_from_bottom_to_top():
+    *rows, _ = diagnostics.plot([0, 1, 2], [1.0, 2.0, 3.0], width=3, height=3)
+    assert rows == ['  *', ' * ', '*  ']
+    *rows, _ = diagnostics.plot([0, 1], [2.0, 2.0], width=2, height=2)
+    assert rows == ['  ', '**']

@@ -1,4 +1,6 @@
-"""The program through its front door: settings, folders, mistakes, pipes, and a model of one's own."""
+"""The program as a user meets it: settings, mistakes, folders, streams, a new model."""
+
+import ast
 import io
 import json
 import os
@@ -16,49 +18,89 @@ import torch
 import makemore
 
 PROGRAM = Path(makemore.__file__)
+ROOT = PROGRAM.parent
 
 
-def process(line, **how):
-    """A command line in a shell, as it is typed: makemore ... | head -1"""
-    line = line.replace('makemore', f'{shlex.quote(sys.executable)} {shlex.quote(str(PROGRAM))}', 1)
-    return subprocess.run(['bash', '-o', 'pipefail', '-c', line], capture_output=True, text=True, **how)
+def shell(line, **how):
+    """Run a line as it is typed in a shell: makemore ... | head -1."""
+    program = f'{shlex.quote(sys.executable)} {shlex.quote(str(PROGRAM))}'
+    line = line.replace('makemore', program, 1)
+    bash = ['bash', '-o', 'pipefail', '-c', line]
+    return subprocess.run(bash, capture_output=True, text=True, check=False, **how)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Settings
-
-def test_who_has_the_last_word():
-    """The defaults, what the type prefers, the checkpoint, what was typed."""
-    assert makemore.settle({}).type == 'transformer'
-    prefers = makemore.MODELS['mlp'].prefers['n_embd']
-    assert makemore.settle(dict(type='mlp')).n_embd == prefers != makemore.Config.n_embd
-    saved = dict(type='mlp', n_embd=12, batch_size=7, seed=5)
-    cfg = makemore.settle(dict(seed=6), saved)
-    assert (cfg.type, cfg.n_embd, cfg.batch_size, cfg.seed) == ('mlp', 12, 7, 6)
-    assert makemore.settle(dict(type='mlp', n_embd=3)).n_embd == 3
+def python(code, *args, cwd=ROOT):
+    """Run a piece of Python code in a process of its own, in the folder of the program."""
+    env = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+    command = [sys.executable, '-c', code, *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=env)
 
 
-@pytest.mark.parametrize('name, typed, saved', [
-    ('type', 'rnn', 'mlp'), ('n_embd', 3, 12), ('block_size', 4, 5), ('n_layer', 1, 2)])
-def test_what_contradicts_a_checkpoint_is_refused_with_both_values(name, typed, saved):
-    with pytest.raises(makemore.UserError) as e:
-        makemore.settle({name: typed}, {'type': 'mlp'} | {name: saved})
-    assert str(typed) in str(e.value) and str(saved) in str(e.value) and name.replace('_', '-') in str(e.value)
-    makemore.settle({name: saved}, {'type': 'mlp'} | {name: saved})      # the same once more is no contradiction
+# -----------------------------------------------------------------------------
+# settings
 
 
-def test_the_original_flags_still_work(run, names):
-    """What has no meaning any more is accepted and says so once."""
-    line = (f'-i {names} -o x --num-workers 4 --max-steps 3 --device cpu --seed 3407 --top-k -1 --type transformer '
-            '--n-layer 1 --n-head 2 --n-embd 16 --n-embd2 16 -b 8 -l 5e-4 -w 0.01')
-    code, out, err = run(*line.split())
+def test_precedence_of_settings():
+    """Weakest first: the defaults, what the type prefers, the checkpoint, what was typed."""
+    assert makemore.resolve_config({}).type == 'transformer'
+
+    preferred = makemore.MODELS['mlp'].preferred_settings['n_embd']
+    assert preferred != makemore.Config.n_embd
+    assert makemore.resolve_config({'type': 'mlp'}).n_embd == preferred
+
+    saved = {'type': 'mlp', 'n_embd': 12, 'batch_size': 7, 'seed': 5}
+    config = makemore.resolve_config({'seed': 6}, saved)
+    assert (config.type, config.n_embd, config.batch_size, config.seed) == ('mlp', 12, 7, 6)
+
+    assert makemore.resolve_config({'type': 'mlp', 'n_embd': 3}).n_embd == 3
+
+
+@pytest.mark.parametrize(
+    'name, typed, saved',
+    [('type', 'rnn', 'mlp'), ('n_embd', 3, 12), ('block_size', 4, 5), ('n_layer', 1, 2)],
+)
+def test_contradicting_a_checkpoint_is_refused_with_both_values(name, typed, saved):
+    saved_settings = {'type': 'mlp', name: saved}
+    with pytest.raises(makemore.UserError) as error:
+        makemore.resolve_config({name: typed}, saved_settings)
+    message = str(error.value)
+    assert str(typed) in message
+    assert str(saved) in message
+    assert name.replace('_', '-') in message
+
+    # typing the saved value once more is no contradiction
+    makemore.resolve_config({name: saved}, saved_settings)
+
+
+def test_flags_of_the_original_makemore_still_work(run, names):
+    """A flag that has no meaning here is accepted, and one line says that it has no effect."""
+    line = (
+        '-o x --num-workers 4 --max-steps 3 --device cpu --seed 3407 --top-k -1 '
+        '--type transformer --n-layer 1 --n-head 2 --n-embd 16 --n-embd2 16 '
+        '-b 8 -l 5e-4 -w 0.01'
+    )
+    code, _, err = run('-i', names, *line.split())
+    assert code == 0
+    assert err.count('--num-workers') == 1
+    assert err.count('--top-k') == 1
+
     settings = json.loads(Path('x/result.json').read_text())['settings']
-    assert code == 0 and err.count('--num-workers') == 1 and err.count('--top-k') == 1
-    assert settings | dict(n_hidden=16, batch_size=8, learning_rate=5e-4, weight_decay=0.01, seed=3407) == settings
-    assert run(*'--resume -o x -n 2 --batch-size 8 --learning-rate 5e-4 --weight-decay 0.01'.split()).code == 0
-    assert run(*'--sample-only -o x --top-k 5 --max-steps -1'.split()).code == 0
+    expected = {
+        'n_hidden': 16,
+        'batch_size': 8,
+        'learning_rate': 5e-4,
+        'weight_decay': 0.01,
+        'seed': 3407,
+    }
+    assert settings | expected == settings
+
+    line = '--resume -o x -n 2 --batch-size 8 --learning-rate 5e-4 --weight-decay 0.01'
+    assert run(*line.split()).code == 0
+    line = '--sample-only -o x --top-k 5 --max-steps -1'
+    assert run(*line.split()).code == 0
 
 
+# a command line with a mistake -> what its error message has to contain
 MISTAKES = {
     '--tempreature 1': ['--tempreature', '--temperature'],
     '--nlayer 3': ['--nlayer', '--n-layer'],
@@ -101,171 +143,351 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize('line', MISTAKES)
-def test_a_mistake_costs_one_line(line, run, names, tmp_path):
+def test_a_mistake_is_reported_in_one_line(line, run, names, tmp_path):
     (tmp_path / 'names.txt').write_text(names.read_text())
-    args = line.split() + (['--type', 'ngram'] if 'smoothing' in line else [])
+    args = line.split()
+    if 'smoothing' in line:
+        args += ['--type', 'ngram']
     code, out, err = run(*args)
-    assert (code, out) == (2, '') and 'Traceback' not in err
-    last = err.splitlines()[-1]
-    assert last.startswith('makemore: ') and len(err.splitlines()) <= 3, 'what was read may have been said before'
-    for needle in MISTAKES[line]:
-        assert needle in last
+    assert (code, out) == (2, '')
+    assert 'Traceback' not in err
+
+    # up to two lines about the data may have been printed before
+    *_, last = lines = err.splitlines()
+    assert len(lines) <= 3
+    assert last.startswith('makemore: ')
+    for expected in MISTAKES[line]:
+        assert expected in last
     assert sorted(path.name for path in tmp_path.iterdir()) == ['names.txt']
 
 
-def test_help_and_version(run, capsys):
-    for flag, wanted in (('--help', list(makemore.MODELS)), ('--version', [torch.__version__])):
-        with pytest.raises(SystemExit) as e:
-            makemore.main([flag])
-        out = capsys.readouterr().out
-        assert e.value.code == 0 and all(word in out for word in wanted)
+@pytest.mark.parametrize(
+    'flag, expected', [('--help', list(makemore.MODELS)), ('--version', [torch.__version__])]
+)
+def test_help_and_version(flag, expected, capsys):
+    with pytest.raises(SystemExit) as end:
+        makemore.main([flag])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    for word in expected:
+        assert word in out
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Folders
+def test_the_version_is_that_of_the_package():
+    pyproject = (ROOT / 'pyproject.toml').read_text()
+    (version,) = re.findall(r'^version = "(.*)"', pyproject, re.MULTILINE)
+    assert makemore.__version__ == version
 
-def listing(folder):
+
+# -----------------------------------------------------------------------------
+# what has to be installed
+
+
+@pytest.mark.parametrize('package', ['torch', 'tqdm'])
+def test_a_missing_package_is_reported_in_one_line(package):
+    done = python(f'import sys; sys.modules[{package!r}] = None; import makemore')
+    assert done.returncode != 0
+    assert done.stdout == ''
+    assert done.stderr.count('\n') == 1
+    assert f'needs {package}' in done.stderr
+    assert 'pip install' in done.stderr
+
+
+@pytest.mark.parametrize('version', [(3, 6, 9), (3, 8, 0), (3, 9, 25)])
+def test_an_old_python_is_reported_in_one_line(version):
+    done = python(f'import sys; sys.version_info = {version}; import makemore')
+    assert done.returncode != 0
+    assert done.stdout == ''
+    assert done.stderr.count('\n') == 1
+    assert 'needs Python 3.10' in done.stderr
+
+
+def test_an_old_python_gets_as_far_as_the_check():
+    """It has to parse the whole file first, and to import what stands above the check."""
+    source = PROGRAM.read_text(encoding='utf-8')
+    tree = ast.parse(source, feature_version=(3, 8))
+    above = []
+    for node in tree.body:
+        if isinstance(node, ast.If) and 'version_info' in ast.unparse(node.test):
+            break
+        above.append(node)
+    else:
+        pytest.fail('there is no check of the version')
+    for node in above:
+        assert isinstance(node, (ast.Expr, ast.Import, ast.ImportFrom)), ast.unparse(node)
+    modules = [alias.name for node in above if isinstance(node, ast.Import) for alias in node.names]
+    modules += [node.module for node in above if isinstance(node, ast.ImportFrom)]
+    assert {name.partition('.')[0] for name in modules} <= sys.stdlib_module_names
+
+
+ALONE = """
+import sys
+for package in ('makemore_extras', 'micrograd', 'tokenizer'):
+    sys.modules[package] = None  # importing it fails
+import makemore
+
+assert not makemore.HAVE_EXTRAS
+small = '--n-layer 2 --n-head 2 --n-embd 8 --n-hidden 8'.split()
+for model_type in makemore.MODELS:
+    folder = ['-o', model_type]
+    new = ['-i', sys.argv[1], '--type', model_type, '--max-steps', '10', *small]
+    assert makemore.main(new + folder) == 0
+    assert makemore.main(['--resume', '--max-steps', '12'] + folder) == 0
+    print('samples of', model_type)
+    assert makemore.main(['--sample-only', '--num-samples', '3'] + folder) == 0
+model, dataset = makemore.load('gru')
+print(len(makemore.sample(model, dataset, 3)))
+"""
+
+
+def test_the_file_alone_is_enough(tmp_path, names):
+    """Copied alone into an empty folder it trains, resumes and samples every model type.
+
+    With TensorBoard installed it also writes the curves.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (tmp_path / 'makemore.py').write_bytes(PROGRAM.read_bytes())
+    done = python(ALONE, names, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1] == '3'
+    for model_type in makemore.MODELS:
+        samples = lines[lines.index(f'samples of {model_type}') + 1 :][:3]
+        assert len(samples) == 3
+        assert not any(line.startswith('samples of') for line in samples)
+
+        events = EventAccumulator(str(tmp_path / model_type))
+        events.Reload()
+        tags = events.Tags()['scalars']
+        assert 'loss/dev' in tags
+        assert ('learning rate' in tags) == (not hasattr(makemore.MODELS[model_type], 'fit'))
+
+
+# -----------------------------------------------------------------------------
+# the input file that is used when none is typed
+
+
+def test_names_txt_from_beside_the_program(run, tmp_path):
+    """A folder without names.txt gets the copy beside the program, and the user is told so."""
+    code, _, err = run('--type', 'ngram', '-o', 'x')
+    copy = str(ROOT / 'names.txt')
+    assert code == 0
+    assert err.splitlines()[0] == f'no names.txt here: using {copy}'
+    assert '32,033 lines' in err
+    settings = json.loads((tmp_path / 'x/result.json').read_text())['settings']
+    assert settings['input_file'] == copy
+
+
+def test_names_txt_of_the_folder_comes_first(run, names, tmp_path):
+    (tmp_path / 'names.txt').write_text(names.read_text())
+    code, _, err = run('--type', 'ngram', '-o', 'x')
+    assert code == 0
+    assert 'no names.txt here' not in err
+    assert err.startswith('names.txt: 200 lines')
+
+
+def test_names_txt_of_an_installed_package(tmp_path, monkeypatch, capsys):
+    """pip installs the copy under share/makemore, because makemore.py has no folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(makemore, '__file__', str(tmp_path / 'site-packages/makemore.py'))
+    monkeypatch.setattr(makemore.sysconfig, 'get_path', lambda name: str(tmp_path / name))
+    assert makemore.default_input_file() == 'names.txt'  # there is none: the usual error follows
+
+    copy = tmp_path / 'data/share/makemore/names.txt'
+    copy.parent.mkdir(parents=True)
+    copy.write_text('emma')
+    assert makemore.default_input_file() == str(copy)
+    assert str(copy) in capsys.readouterr().err
+
+
+# -----------------------------------------------------------------------------
+# folders
+
+
+def modification_times(folder):
     return {path: path.stat().st_mtime_ns for path in Path(folder).rglob('*')}
 
 
-def test_an_occupied_folder_is_refused(train):
+def test_a_folder_with_a_run_is_refused(train):
     assert train('bigram', '-o', 'x').code == 0
-    before = listing('x')
-    code, out, err = train('mlp', '-o', 'x')
-    assert code == 2 and 'x' in err and '--resume' in err and '--overwrite' in err and listing('x') == before
+    before = modification_times('x')
+    code, _, err = train('mlp', '-o', 'x')
+    assert code == 2
+    assert 'x holds a run' in err
+    assert '--resume' in err
+    assert '--overwrite' in err
+    assert modification_times('x') == before
+
     assert train('mlp', '-o', 'x', '--overwrite').code == 0
     assert json.loads(Path('x/result.json').read_text())['type'] == 'mlp'
 
 
-def test_overwriting_with_something_impossible_destroys_nothing(train):
+def test_overwriting_with_an_impossible_run_destroys_nothing(train):
     assert train('bigram', '-o', 'x').code == 0
-    before = listing('x')
+    before = modification_times('x')
     assert train('transformer', '-o', 'x', '--overwrite', n_head=3).code == 2
-    assert train('bigram', '-o', 'x', '--overwrite', input_file='missing').code == 2 and listing('x') == before
+    assert train('bigram', '-o', 'x', '--overwrite', input_file='missing').code == 2
+    assert modification_times('x') == before
 
 
-def test_a_folder_with_other_things_in_it_is_no_run(train, tmp_path):
+def test_other_files_in_a_folder_are_kept(train, tmp_path):
     (tmp_path / 'x').mkdir()
     (tmp_path / 'x/notes').write_text('mine')
-    assert train('bigram', '-o', 'x').code == 0 and (tmp_path / 'x/notes').read_text() == 'mine'
+    assert train('bigram', '-o', 'x').code == 0
+    assert (tmp_path / 'x/notes').read_text() == 'mine'
 
 
-def test_every_run_has_a_folder_of_its_own(train, run):
-    """The same command twice loses nothing; without -o the newest is meant, or that of a type, and it is named."""
-    assert [train('bigram').code, train('mlp').code, train('bigram').code] == [0, 0, 0]
-    assert sorted(path.name for path in Path('out').iterdir()) == ['bigram', 'bigram-2', 'mlp']
-    for args, newest in (([], 'out/bigram-2'), (['--type', 'mlp'], 'out/mlp'), (['--type', 'bigram'], 'out/bigram-2')):
-        sampled, resumed = run('--sample-only', *args), run('--resume', *args)
-        assert sampled.code == resumed.code == 0 and newest in sampled.err and newest in resumed.err
-        assert run('--resume', '-o', 'out/bigram-2').code == 0      # the newest again
-    assert sorted(path.name for path in Path('out').iterdir()) == ['bigram', 'bigram-2', 'mlp']
+def test_each_run_gets_its_own_folder(train, run):
+    """The same command twice loses nothing.
+
+    Without -o, sampling and resuming take the newest run, or the newest of a type, and name it.
+    """
+    for model_type in ('bigram', 'mlp', 'bigram'):
+        assert train(model_type).code == 0
+    folders = ['bigram', 'bigram-2', 'mlp']
+    assert sorted(path.name for path in Path('out').iterdir()) == folders
+
+    newest_of = [
+        ([], 'out/bigram-2'),
+        (['--type', 'mlp'], 'out/mlp'),
+        (['--type', 'bigram'], 'out/bigram-2'),
+    ]
+    for args, newest in newest_of:
+        sampled = run('--sample-only', *args)
+        assert sampled.code == 0
+        assert newest in sampled.err
+        resumed = run('--resume', *args)
+        assert resumed.code == 0
+        assert newest in resumed.err
+        assert run('--resume', '-o', 'out/bigram-2').code == 0  # makes it the newest again
+    assert sorted(path.name for path in Path('out').iterdir()) == folders
 
 
-def test_a_type_that_begins_like_another(train, run):
-    """mlp and bn-mlp, rnn-2 and rnn: the name of the folder has to be the whole name."""
-    assert train('mlp').code == train('bn-mlp').code == 0
+def test_a_type_whose_name_is_part_of_another(train, run):
+    """mlp and bn-mlp, rnn and rnn-2: the name of the folder has to match as a whole."""
+    assert train('mlp').code == 0
+    assert train('bn-mlp').code == 0
     assert 'out/mlp' in run('--sample-only', '--type', 'mlp').err
     assert run('--sample-only', '--type', 'lstm').code == 2
 
 
-def test_the_newest_can_be_loaded_from_a_notebook(train):
-    assert train('bigram').code == train('gru').code == 0
-    model, words = makemore.load('out')
-    assert isinstance(model, makemore.MODELS['gru']) and len(makemore.sample(model, words, 10)) == 10
-    assert isinstance(makemore.load('out/bigram')[0], makemore.MODELS['bigram'])
+def test_load_finds_the_newest_run(train):
+    assert train('bigram').code == 0
+    assert train('gru').code == 0
+    model, dataset = makemore.load('out')
+    assert isinstance(model, makemore.MODELS['gru'])
+    assert len(makemore.sample(model, dataset, 10)) == 10
+
+    model, _ = makemore.load('out/bigram')
+    assert isinstance(model, makemore.MODELS['bigram'])
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Streams and processes
+# -----------------------------------------------------------------------------
+# streams and processes
 
-def test_samples_go_to_stdout_and_all_else_to_stderr(finished, run, train):
-    code, out, err = run('--sample-only', '-o', finished('ngram'), '--num-samples', 30, '--new-only')
-    assert code == 0 and len(out.splitlines()) == 30 and set(out) <= set('abcdefghijklmnopqrstuvwxyz\n')
-    code, out, err = train('mlp')
-    assert 'step' in err and 'step' not in out and '\r' not in err      # plain lines, as this is no terminal
+
+def test_samples_go_to_stdout_and_the_rest_to_stderr(finished, run, train):
+    args = ('--sample-only', '-o', finished('ngram'), '--num-samples', 30, '--new-only')
+    code, out, _ = run(*args)
+    assert code == 0
+    assert len(out.splitlines()) == 30
+    assert set(out) <= set('abcdefghijklmnopqrstuvwxyz\n')
+
+    _, out, err = train('mlp')
+    assert 'step' in err
+    assert 'step' not in out
+    assert '\r' not in err  # plain lines, because this is no terminal
 
 
 @pytest.mark.parametrize('typed, threads', [((), 1), (('--threads', 2), 2)])
-def test_samples_are_drawn_with_the_threads_that_were_asked_for(typed, threads, finished, run, monkeypatch):
-    """Sampling used to take every core, and where another program had one of them, five times as long."""
-    seen, generate = [], makemore.generate
-    monkeypatch.setattr(makemore, 'generate', lambda *args, **how: seen.append(torch.get_num_threads())
-                        or generate(*args, **how))
+def test_sampling_uses_the_threads_that_were_asked_for(typed, threads, finished, run, monkeypatch):
+    """One thread by default, also for sampling.
+
+    Sampling once used all cores, and took five times as long when another program had one.
+    """
+    seen = set()
+    generate = makemore.generate
+
+    def spy(*args, **how):
+        seen.add(torch.get_num_threads())
+        return generate(*args, **how)
+
+    monkeypatch.setattr(makemore, 'generate', spy)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(4)
-        assert run('--sample-only', '-o', finished('bigram'), '--num-samples', 2, *typed).code == 0
+        args = ('--sample-only', '-o', finished('bigram'), '--num-samples', 2)
+        assert run(*args, *typed).code == 0
     finally:
         torch.set_num_threads(before)
-    assert set(seen) == {threads}
+    assert seen == {threads}
 
 
 def test_reading_from_a_pipe(names, tmp_path):
-    done = process(f'cat {names} | makemore -i - --type bigram --max-steps 3 -o x', cwd=tmp_path)
-    assert done.returncode == 0 and '200 lines' in done.stderr and (tmp_path / 'x/best.pt').exists()
+    line = f'cat {names} | makemore -i - --type bigram --max-steps 3 -o x'
+    done = shell(line, cwd=tmp_path)
+    assert done.returncode == 0
+    assert '200 lines' in done.stderr
+    assert (tmp_path / 'x/best.pt').exists()
 
 
-def test_standard_input_in_this_process(run, monkeypatch):
+def test_standard_input_is_named_in_the_report(run, monkeypatch):
     monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(b'emma\nava\nmia\n')))
-    done = run('-i', '-', '--type', 'bigram', '--max-steps', 3)
-    assert done.code == 0 and done.err.startswith('standard input: 3 lines')
+    code, _, err = run('-i', '-', '--type', 'bigram', '--max-steps', 3)
+    assert code == 0
+    assert err.startswith('standard input: 3 lines')
 
 
-def test_litter_is_collected_again_after_the_imports():
-    """And what the imports made is not searched for it."""
-    look = 'import gc, makemore; print(gc.isenabled(), gc.get_freeze_count() > 10**5)'
-    done = subprocess.run([sys.executable, '-c', look], capture_output=True, text=True, cwd=PROGRAM.parent)
-    assert done.stdout.split() == ['True', 'True'], done
+def test_warnings_are_shown_as_before_a_run(train):
+    """A run leaves warnings.showwarning alone.
 
-
-def test_a_notebook_keeps_its_own_warnings(train):
-    """Every warning after a run used to go through the program's own way of speaking."""
+    Once it was replaced, and every later warning in a notebook was printed by the program.
+    """
     before = warnings.showwarning
-    assert train('bigram', '-o', 'x').code == 0 and warnings.showwarning is before
+    assert train('bigram', '-o', 'x').code == 0
+    assert warnings.showwarning is before
 
 
-def test_a_reader_that_has_seen_enough(finished):
-    """Far more than a pipe holds, and head leaves after a line: no traceback, nothing that looks like a failure."""
-    done = process(f'makemore --sample-only -o {finished("bigram")} --num-samples 20000 | head -1')
+def test_a_reader_that_closes_the_pipe_early(finished):
+    """head leaves after a line of far more than a pipe holds: nothing looks like a failure."""
+    folder = finished('bigram')
+    done = shell(f'makemore --sample-only -o {folder} --num-samples 20000 | head -1')
     assert len(done.stdout.splitlines()) == 1
-    assert 'Traceback' not in done.stderr and 'Exception' not in done.stderr and 'Error' not in done.stderr
+    for word in ('Traceback', 'Exception', 'Error'):
+        assert word not in done.stderr
 
 
-def test_ctrl_c_from_outside(names, tmp_path):
-    """A process of its own, in the middle of an endless run: it saves, says where to go on, and goes on there."""
-    args = f'-i {names} --type bigram --max-steps 1000000 --eval-interval 20 -o x'.split()
-    child = subprocess.Popen([sys.executable, str(PROGRAM), *args], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    while not re.match(r'step +[1-9]', line := child.stderr.readline()):
-        assert line, 'it has ended by itself'
-    child.send_signal(signal.SIGINT)
-    said = child.stderr.read().splitlines()
-    assert child.wait() == 130
-    assert '--resume' in said[-1] and 'x' in said[-1] and not any('Traceback' in line for line in said)
+def test_ctrl_c_in_a_process_of_its_own(names, tmp_path):
+    """In the middle of an endless run it saves, and says how to resume."""
+    line = f'-i {names} --type bigram --max-steps 1000000 --eval-interval 20 -o x'
+    command = [sys.executable, str(PROGRAM), *line.split()]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as child:
+        for line in child.stderr:
+            if re.match(r'step +[1-9]', line):
+                child.send_signal(signal.SIGINT)
+                break
+        rest = child.stderr.read()
+    assert child.returncode == 130
+    assert 'Traceback' not in rest
+    last = rest.splitlines()[-1]
+    assert re.search(r'stopped after step \d+; resume with: .* --resume -o x$', last)
     assert torch.load(tmp_path / 'x/last.pt', weights_only=True)['step'] > 0
 
 
-def test_only_the_file_itself_is_needed(tmp_path, names):
-    """Copied alone out of the repository it still trains and samples."""
-    (tmp_path / 'makemore.py').write_bytes(PROGRAM.read_bytes())
-    code = ('import sys, makemore; code = makemore.main(sys.argv[1:]); model, words = makemore.load("x"); '
-            'print(len(makemore.sample(model, words, 3))); sys.exit(code or "tokenizer" in sys.modules)')
-    args = f'-i {names} --type mlp --max-steps 2 -o x'.split()
-    done = subprocess.run([sys.executable, '-c', code, *args], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.splitlines()[-1] == '3', done.stderr
+# -----------------------------------------------------------------------------
+# a model of one's own
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# A model of one's own
-
-def test_a_new_model_is_one_class_in_one_place(train, run, capsys, monkeypatch):
-    """The registry gives it a name, preferred settings, help, a folder, a checkpoint, samples."""
+def test_a_new_model_is_one_class(train, run, capsys, monkeypatch):
+    """`register` gives it a name, preferred settings, help, a folder, a checkpoint, samples."""
     monkeypatch.setattr(makemore, 'MODELS', dict(makemore.MODELS))
 
     @makemore.register('uniform', batch_size=5)
     class Uniform(makemore.LanguageModel):
-        """a coin with as many sides as there are letters"""
+        """every token is as probable as it was before"""
 
-        def __init__(self, cfg, vocab_size):
+        def __init__(self, config, vocab_size):
             super().__init__()
             self.level = torch.nn.Parameter(torch.zeros(vocab_size))
 
@@ -274,27 +496,51 @@ def test_a_new_model_is_one_class_in_one_place(train, run, capsys, monkeypatch):
 
     assert train('uniform').code == 0
     result = json.loads(Path('out/uniform/result.json').read_text())
-    assert result['params'] == 27 and result['settings']['batch_size'] == 5
-    assert len(run('--sample-only', '--type', 'uniform', '--num-samples', 4).out.splitlines()) == 4
+    assert result['params'] == 27
+    assert result['settings']['batch_size'] == 5
+    samples = run('--sample-only', '--type', 'uniform', '--num-samples', 4).out
+    assert len(samples.splitlines()) == 4
+
     with pytest.raises(SystemExit):
         makemore.main(['--help'])
-    assert 'a coin with as many sides' in capsys.readouterr().out
+    assert 'every token is as probable' in capsys.readouterr().out
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# A notebook
+# -----------------------------------------------------------------------------
+# a notebook
+
+BEFORE_THE_NOTEBOOK = """
+import makemore
+for cls in makemore.MODELS.values():
+    cls.preferred_settings.update(max_steps=2, n_embd=8)
+makemore.main(["--type", "mlp"])
+"""
+AFTER_THE_NOTEBOOK = """
+texts = makemore.sample(model, {dataset}, 10, prompt="ma")
+assert [text[:2] for text in texts] == 10 * ["ma"]
+"""
+
 
 def test_the_notebook_lines_of_the_readme_run(tmp_path, names):
-    """As they stand there, in a process of their own; only the list is shorter and the training quicker."""
-    readme = (PROGRAM.parent / 'README.md').read_text(encoding='utf-8')
-    blocks = re.findall(r'^```python\n(.*?)^```', readme, re.M | re.S)
+    """As they stand there, in a process of their own, on a shorter list and with fewer steps."""
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    blocks = re.findall(r'^```python\n(.*?)^```', readme, re.MULTILINE | re.DOTALL)
     (lines,) = [block for block in blocks if 'import makemore' in block]
-    assert 'makemore.load' in lines and 'makemore.sample' in lines and 'makemore.main' in lines
+    for function in ('makemore.load', 'makemore.sample', 'makemore.main'):
+        assert function in lines
+    (dataset,) = re.findall(r'^model, (\w+) = makemore.load', lines, re.MULTILINE)
+
     (tmp_path / 'names.txt').write_bytes(names.read_bytes())
-    before = ('import makemore\nfor cls in makemore.MODELS.values(): cls.prefers.update(max_steps=2, n_embd=8)\n'
-              'makemore.main(["--type", "mlp"])\n')
-    after = 'assert [text[:2] for text in makemore.sample(model, words, 10, prompt="ma")] == 10 * ["ma"]'
-    done = subprocess.run([sys.executable, '-'], input=before + lines + after, cwd=tmp_path, capture_output=True,
-                          text=True, env=os.environ | dict(PYTHONPATH=str(PROGRAM.parent)))
+    code = BEFORE_THE_NOTEBOOK + lines + AFTER_THE_NOTEBOOK.format(dataset=dataset)
+    done = subprocess.run(
+        [sys.executable, '-'],
+        input=code,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.glob('out/*/result.json'))) == 1 + lines.count('makemore.main')
+    results = list(tmp_path.glob('out/*/result.json'))
+    assert len(results) == 1 + lines.count('makemore.main')

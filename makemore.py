@@ -31,6 +31,7 @@ import signal
 import sys
 import sysconfig
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -229,7 +230,8 @@ def resolve_config(cli_args: dict, saved_settings: dict | None = None) -> Config
     """
     saved_settings = saved_settings or {}
     for name in saved_settings.keys() & cli_args.keys():
-        typed, saved = cli_args[name], saved_settings[name]
+        typed = cli_args[name]
+        saved = saved_settings[name]
         if SETTINGS[name].metadata.get('shape') and typed != saved:
             raise UserError(f'{flag_of(name)} {typed} contradicts the checkpoint: it has {saved}')
 
@@ -443,11 +445,16 @@ def load_tokenizer(config: Config, train_texts: Iterable[str]) -> Any:
     except ModuleNotFoundError as error:
         raise UserError(f'--tokenizer {config.tokenizer} needs the package {error.name}') from None
     try:
-        if config.tokenizer == 'bpe':
-            return Tokenizer().train(train_texts, config.vocab_size)
-        return Tokenizer.load(config.tokenizer)
+        if config.tokenizer != 'bpe':
+            return Tokenizer.load(config.tokenizer)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            tokenizer = Tokenizer().train(train_texts, config.vocab_size)
     except (OSError, ValueError) as error:
         raise UserError(f'--tokenizer {config.tokenizer}: {error}') from None
+    for warning in caught:  # a short text may run out of pairs
+        print0(f'--tokenizer bpe: {warning.message}')
+    return tokenizer
 
 
 class Spans(NamedTuple):
@@ -585,9 +592,11 @@ def split_lines(n_lines: int, split: str) -> dict[str, list[int]]:
     return {'train': order[:n_train], 'dev': order[n_train:n_dev], 'test': order[n_dev:]}
 
 
-def remove_train_lines(lines: list[str], rows: dict[str, list[int]]) -> int:
+def remove_train_lines(
+    lines: list[str], rows: dict[str, list[int]], train_lines: list[str]
+) -> int:
     """Drop the dev and test lines that also occur in train; the number of dropped lines."""
-    in_train = {lines[row] for row in rows['train']}
+    in_train = set(train_lines)
     n_removed = 0
     for name in ('dev', 'test'):
         kept = [row for row in rows[name] if lines[row] not in in_train]
@@ -614,8 +623,8 @@ def encode_lines(lines: list[str], tokenizer: Any) -> torch.Tensor:
 def read_lines(config: Config) -> list[str]:
     """The lines of the input file, without the space around them and without blank ones."""
     text = read_text(config.input_file, config.encoding)
-    lines = [line.strip() for line in text.split('\n')]
-    lines = [line for line in lines if line]
+    stripped = map(str.strip, text.split('\n'))
+    lines = [line for line in stripped if line]
     if not lines:
         raise UserError(f'{config.input_file} is empty or blank: expected one item per line')
     return lines
@@ -625,14 +634,14 @@ def load_lines(config: Config) -> CharDataset:
     """The data set of a file with one item per line."""
     lines = read_lines(config)
     rows = split_lines(len(lines), config.split)
+    train_lines = [lines[row] for row in rows['train']]
+    n_removed = 0
+    if config.split == 'honest':
+        n_removed = remove_train_lines(lines, rows, train_lines)
     if config.tokenizer == 'char':
         tokenizer = CharTokenizer(''.join(sorted(set(''.join(lines)))))
     else:
-        tokenizer = load_tokenizer(config, [lines[row] for row in rows['train']])
-
-    n_removed = 0
-    if config.split == 'honest':
-        n_removed = remove_train_lines(lines, rows)
+        tokenizer = load_tokenizer(config, train_lines)
 
     tokens = encode_lines(lines, tokenizer)
     boundaries = (tokens == 0).nonzero().flatten()
@@ -646,7 +655,7 @@ def load_lines(config: Config) -> CharDataset:
     return CharDataset(
         tokenizer,
         max_len=int(lengths.max()) - 1,
-        train_lines=[lines[row] for row in rows['train']],
+        train_lines=train_lines,
         heldout_lines=[lines[row] for row in heldout],
         tokens=tokens,
         spans=spans,
@@ -707,6 +716,7 @@ def load_large_text(config: Config, folder: Path) -> TextDataset:
     """The data set of a text of any size: its tokens are a memory-mapped file in the folder."""
 
     def make_tokenizer(chars: str, train: Iterable[str]) -> tuple[Any, dict]:
+        check_text_size(path, Path(path).stat().st_size, len(chars))
         use_chars = config.tokenizer == 'char'
         tokenizer = CharTokenizer(chars) if use_chars else load_tokenizer(config, train)
         return tokenizer, TextDataset(tokenizer, 0, [], []).state()
@@ -942,7 +952,7 @@ def make_embedding(n: int, n_embd: int) -> nn.Embedding:
 # -----------------------------------------------------------------------------
 # models: counting n-grams
 
-COUNTED_AT_ONCE = 2**22  # tokens: a larger text is counted in parts, which bounds the memory
+COUNTED_AT_ONCE = 2**20  # tokens: a larger text is counted in parts, which bounds the memory
 MAX_PAIRS = 2**25  # different n-grams of one length that may be held
 
 
@@ -1588,8 +1598,8 @@ def logits_to_probs(
 def sample_token(probs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """One token (B,) per row: where a uniform number falls in the cumulative sum.
 
-    The rows do not have to sum to one. torch.multinomial draws the same for one row, and so the
-    names of the lectures come out.
+    The rows do not have to sum to one. torch.multinomial drew like this when the lectures were
+    recorded, so the names of the lectures come out. (Today it draws one token in another way.)
     """
     cumulative = probs.cumsum(-1)
     uniform = torch.rand(len(probs), 1, dtype=torch.float64, generator=generator)
@@ -2506,6 +2516,8 @@ def train_main(cli_args: dict[str, Any], device: torch.device) -> int:
             return check_backprop(run)
         if config.find_lr:
             return find_lr(run)
+        if config.diagnose is not None:
+            need_extras('--diagnose')
         parts = prepare_training(run) if run.optimizer else None
         if run.lock is None and is_new:
             run.lock = lock_run_dir(run.folder, config.overwrite)

@@ -3,8 +3,9 @@
 import sys
 from pathlib import Path
 
-import makemore
 import pytest
+
+import makemore
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ['makemore_extras', 'micrograd', 'tokenizer']

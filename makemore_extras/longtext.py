@@ -41,6 +41,11 @@ def hash_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def hash_note(note: dict[str, Any]) -> str:
+    """A hash of the note itself: a single wrong number in it would shift the split unnoticed."""
+    return hashlib.blake2b(json.dumps(note).encode(), digest_size=16).hexdigest()
+
+
 def describe_source(path: str, options: list[Any]) -> dict[str, Any]:
     """What the tokens of a text depend on: the text, and the settings of the tokenizer."""
     hashes = [hash_file(path)]
@@ -139,7 +144,7 @@ def write_tokens(
         'hash': hash_file(folder / TOKENS),
         'dataset': dataset_state,
     }
-    content = json.dumps(note).encode()
+    content = json.dumps({'note': note, 'hash': hash_note(note)}).encode()
     save(folder / NOTE, lambda file: file.write(content))
 
 
@@ -147,14 +152,17 @@ def open_tokens(folder: Path, path: str, options: list[Any]) -> TokenFile | None
     """The tokens in the folder, or None if they are not whole or not those of this text."""
     source = describe_source(path, options)
     try:
-        note = json.loads((folder / NOTE).read_text(encoding='utf-8'))
+        content = json.loads((folder / NOTE).read_text(encoding='utf-8'))
+        note = content['note']
+        if content['hash'] != hash_note(note):
+            return None
         if note['source'] != source or note['hash'] != hash_file(folder / TOKENS):
             return None
         dtype = TYPES[note['bytes_per_token']]
         n_tokens = (folder / TOKENS).stat().st_size // dtype.itemsize
         tokens = torch.from_file(str(folder / TOKENS), False, n_tokens, dtype=dtype)
         return TokenFile(tokens, note['n_train_tokens'], note['n_chars'], note['dataset'])
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 
 

@@ -1,4 +1,5 @@
-"""TensorBoard as one sees it: small runs, a TensorBoard over them, and what its tabs ask for through the web."""
+"""What TensorBoard shows: small runs, a real TensorBoard over them, and what its pages ask for."""
+
 import json
 import math
 import re
@@ -11,173 +12,347 @@ import urllib.request
 
 import pytest
 import torch
-
 from conftest import SMALL, flags
 
+import makemore
+from makemore_extras import board
+
 pytest.importorskip('tensorboard', reason='TensorBoard is not installed: pip install tensorboard')
-RATES = dict(slow=1e-3, fast=1e-2)      # a sweep of two runs
+RATES = {'slow': 1e-3, 'fast': 1e-2}  # two runs that differ in their learning rate
+PRINTED_STEP = r'^step +(\d+) \| (?:train loss ([\d.]+) \| )?dev loss ([\d.]+)'
 
 
 class Board:
-    """A TensorBoard of its own on this machine; every answer is waited for, as it reads the runs while it serves."""
+    """A TensorBoard of its own on this machine."""
 
     def __init__(self, folder):
-        self.child = subprocess.Popen(
-            [sys.executable, '-m', 'tensorboard.main', '--logdir', str(folder), '--host', '127.0.0.1', '--port', '0',
-             '--load_fast', 'false', '--reload_interval', '1'], stderr=subprocess.PIPE, text=True)
-        said = []
-        for line in self.child.stderr:
-            said.append(line)
-            if found := re.search(r'http://\S+:\d+/', line):
-                self.address = found[0]
-                break
-        else:
-            raise AssertionError('TensorBoard has not started: ' + ''.join(said))
-        # a proxy that the surroundings may name knows nothing of this machine's own ports
+        command = [sys.executable, '-m', 'tensorboard.main', '--logdir', str(folder)]
+        command += ['--host', '127.0.0.1', '--port', '0']
+        command += ['--load_fast', 'false', '--reload_interval', '1']
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.address = self.wait_for_address()
+        # a proxy that the environment may name knows nothing of the ports of this machine
         self.open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
-    def raw(self, path, body=None, **query):
-        address = f'{self.address}data/plugin/{path}' + ('?' + urllib.parse.urlencode(query) if query else '')
-        data, headers = body and json.dumps(body).encode(), {'Content-Type': 'application/json'} if body else {}
-        with self.open(urllib.request.Request(address, data, headers), timeout=60) as answer:
+    def wait_for_address(self):
+        printed = []
+        for line in self.process.stderr:
+            printed.append(line)
+            if found := re.search(r'http://\S+:\d+/', line):
+                return found[0]
+        raise AssertionError('TensorBoard has not started: ' + ''.join(printed))
+
+    def ask_raw(self, path, body=None, **query):
+        address = f'{self.address}data/plugin/{path}'
+        if query:
+            address += '?' + urllib.parse.urlencode(query)
+        request = urllib.request.Request(address)
+        if body:
+            request.data = json.dumps(body).encode()
+            request.add_header('Content-Type', 'application/json')
+        with self.open(request, timeout=60) as answer:
             return answer.read()
 
     def ask(self, path, body=None, **query):
-        return json.loads(self.raw(path, body, **query))
+        return json.loads(self.ask_raw(path, body, **query))
 
-    def groups(self):
-        """The rows of the table of runs; what the page itself asks for."""
+    def table_rows(self):
+        """The rows of the table of runs."""
         statuses = ['STATUS_UNKNOWN', 'STATUS_SUCCESS', 'STATUS_FAILURE', 'STATUS_RUNNING']
-        return self.ask('hparams/session_groups', dict(experimentName='', allowedStatuses=statuses, colParams=[],
-                                                       startIndex=0, sliceSize=100))['sessionGroups']
+        request = {
+            'experimentName': '',
+            'allowedStatuses': statuses,
+            'colParams': [],
+            'startIndex': 0,
+            'sliceSize': 100,
+        }
+        return self.ask('hparams/session_groups', request)['sessionGroups']
 
-    def wait(self, seconds=120):
-        """Until both runs are read to their end: novelty in the table of settings is what a run writes last."""
+    def wait_until_read(self, seconds=120):
+        """Wait until both runs are read to their end: the novelty is what a run writes last."""
         for _ in range(5 * seconds):
-            ends = [value['name']['tag'] for row in self.groups() for session in row['sessions']
-                    for value in session.get('metricValues', [])]
-            if ends.count('result/novelty') == len(RATES):
-                return self
+            tags = []
+            for row in self.table_rows():
+                for session in row['sessions']:
+                    tags += [value['name']['tag'] for value in session.get('metricValues', [])]
+            if tags.count('result/novelty') == len(RATES):
+                return
             time.sleep(0.2)
-        raise AssertionError(f'TensorBoard shows {self.groups()} after {seconds} s')
+        raise AssertionError(f'TensorBoard shows {self.table_rows()} after {seconds} s')
+
+    def close(self):
+        self.process.terminate()
+        self.process.wait()
+        self.process.stderr.close()
 
 
 @pytest.fixture(scope='module')
 def runs(names, command_line, tmp_path_factory):
-    """Two runs of 50 steps: their folder, what they said, and their results."""
-    folder, said, results = tmp_path_factory.mktemp('board'), {}, {}
-    settings = flags(SMALL | dict(max_steps=50, eval_interval=10, sample_interval=25, diagnose=25, num_samples=5))
+    """Two runs of 50 steps: their folder, what they printed, and their results."""
+    folder = tmp_path_factory.mktemp('board')
+    steps = {'max_steps': 50, 'eval_interval': 10, 'sample_interval': 25, 'diagnose': 25}
+    settings = flags({**SMALL, **steps, 'num_samples': 5})
+    printed = {}
+    results = {}
     for name, rate in RATES.items():
-        said[name] = command_line('-i', names, '--type', 'mlp', *settings, '-l', rate, '-o', folder / name)
-        assert said[name].code == 0, said[name].err
+        args = ['-i', names, '--type', 'mlp', *settings, '-l', rate, '-o', folder / name]
+        printed[name] = command_line(*args)
+        assert printed[name].code == 0, printed[name].err
         results[name] = json.loads((folder / name / 'result.json').read_text())
-    return folder, said, results
+    return folder, printed, results
 
 
 @pytest.fixture(scope='module')
-def board(runs):
-    board = Board(runs[0])
+def shown(runs):
+    """The TensorBoard over the two runs."""
+    folder, _, _ = runs
+    shown = Board(folder)
     try:
-        yield board.wait()
+        shown.wait_until_read()
+        yield shown
     finally:
-        board.child.terminate()
-        board.child.wait()
-        board.child.stderr.close()
+        shown.close()
 
 
 @pytest.fixture(scope='module')
 def best(runs):
     """The weights of the best model of each run."""
-    return {name: torch.load(runs[0] / name / 'best.pt', weights_only=True)['model'] for name in RATES}
+    folder, _, _ = runs
+    checkpoints = {}
+    for name in RATES:
+        content = torch.load(folder / name / 'best.pt', weights_only=True)
+        checkpoints[name] = content['model']
+    return checkpoints
 
 
-def test_a_run_is_one_run(board):
-    """Every matrix had a run of its own: a sweep's list could not be read any more."""
-    assert set(board.ask('scalars/tags')) == set(RATES)
+# The first test has to wait until TensorBoard has started and read the runs.
+@pytest.mark.slow
+def test_the_folder_of_a_run_is_one_run(shown):
+    """Once every matrix had a run of its own, and the list of a sweep could not be read."""
+    assert set(shown.ask('scalars/tags')) == set(RATES)
 
 
-def test_scalars_are_what_the_run_said(board, runs):
-    _, said, results = runs
+@pytest.mark.slow
+def test_scalars_are_what_the_run_printed(shown, runs):
+    _, printed, results = runs
     for name, rate in RATES.items():
-        series = {tag: {step: value for _, step, value in board.ask('scalars/scalars', run=name, tag=tag)}
-                  for tag in board.ask('scalars/tags')[name]}
-        lines = re.findall(r'^step +(\d+) \| (?:train loss ([\d.]+) \| )?dev loss ([\d.]+)', said[name].err, re.M)
+        curves = {}
+        for tag in shown.ask('scalars/tags')[name]:
+            points = shown.ask('scalars/scalars', run=name, tag=tag)
+            curves[tag] = {step: value for _, step, value in points}
+        lines = re.findall(PRINTED_STEP, printed[name].err, re.MULTILINE)
         assert len(lines) == 6
-        assert series['loss/dev'] == pytest.approx({int(step): float(dev) for step, _, dev in lines}, abs=1e-4)
-        assert series['loss/train'] == pytest.approx({int(step): float(t) for step, t, _ in lines if t}, abs=1e-4)
-        assert min(series['loss/dev'].values()) == pytest.approx(results[name]['dev'], abs=1e-4)
-        assert max(series['learning rate'].values()) == pytest.approx(rate, rel=0.2)
-        assert series['learning rate'].keys() == series['gradient norm'].keys() == {10, 20, 30, 40, 50}
-        assert min(series['gradient norm'].values()) > 0 and min(series['tokens per second'].values()) > 0
-        assert len([tag for tag in series if tag.startswith('grad to data/')]) == 3      # embedding, hidden layer, head
+        dev = {int(step): float(loss) for step, _, loss in lines}
+        train = {int(step): float(loss) for step, loss, _ in lines if loss}
+        assert curves['loss/dev'] == pytest.approx(dev, abs=1e-4)
+        assert curves['loss/train'] == pytest.approx(train, abs=1e-4)
+        assert min(curves['loss/dev'].values()) == pytest.approx(results[name]['dev'], abs=1e-4)
+        assert max(curves['learning rate'].values()) == pytest.approx(rate, rel=0.2)
+        assert set(curves['learning rate']) == {10, 20, 30, 40, 50}
+        assert set(curves['gradient norm']) == {10, 20, 30, 40, 50}
+        assert min(curves['gradient norm'].values()) > 0
+        assert min(curves['tokens per second'].values()) > 0
+        # of the embedding, the hidden layer and the head
+        assert len([tag for tag in curves if tag.startswith('grad to data/')]) == 3
 
 
-def test_histograms_hold_every_number(board, best):
-    """A bar for what was counted, and nothing lost: as many numbers as the matrix has, none of them odd."""
-    tags = board.ask('histograms/tags')
+@pytest.mark.slow
+def test_histograms_hold_every_number(shown, best):
+    """A bar for what was counted, and nothing lost: as many numbers as the matrix has."""
+    tags = shown.ask('histograms/tags')
     for name, weights in best.items():
         gradients = [tag for tag in tags[name] if tag.startswith('gradient/')]
-        assert len(gradients) == 3 and {tag.split('/')[0] for tag in tags[name]} >= {'activation', 'pre-activation'}
+        assert len(gradients) == 3
+        assert {tag.split('/')[0] for tag in tags[name]} >= {'activation', 'pre-activation'}
         for tag in tags[name]:
-            answer = board.ask('histograms/histograms', run=name, tag=tag)
-            assert [step for _, step, _ in answer] == [1, 26]      # a diagnosis looks at the step behind 0, 25, ...
-            for _, _, bars in answer:
-                assert all(math.isfinite(edge) and left <= right for left, right, _ in bars for edge in (left, right))
+            histograms = shown.ask('histograms/histograms', run=name, tag=tag)
+            # a report is about the step that was just taken, after 0 and 25 others
+            assert [step for _, step, _ in histograms] == [1, 26]
+            for _, _, bars in histograms:
+                assert all(-math.inf < left <= right < math.inf for left, right, _ in bars)
                 count = sum(n for _, _, n in bars)
-                assert count == weights[tag.split('/')[1]].numel() if tag in gradients else count > 1000
-        outs = board.ask('histograms/histograms', run=name, tag=next(t for t in tags[name] if t.startswith('activ')))
-        # tanh: nothing beyond 1, but for the width of TensorBoard's bars
-        assert all(-1.1 <= left and right <= 1.1 for _, _, bars in outs for left, right, n in bars if n)
+                if tag in gradients:
+                    assert count == weights[tag.split('/')[1]].numel()
+                else:
+                    assert count > 1000
 
 
-def test_images_are_pictures(board):
+@pytest.mark.slow
+def test_the_histogram_of_a_tanh_ends_at_1(shown):
+    """But for the width of TensorBoard's bars."""
     for name in RATES:
-        (tag, about), = board.ask('images/tags')[name].items()
-        shown = board.ask('images/images', run=name, tag=tag, sample=about['samples'] - 1)
-        assert tag.startswith('saturated/') and [image['step'] for image in shown] == [1, 26]
-        png = board.raw('images/individualImage?' + shown[-1]['query'])
-        width, height = struct.unpack('>II', png[16:24])
-        assert png.startswith(b'\x89PNG') and (width, height) == (SMALL['n_hidden'], 200)      # neurons, examples
+        tags = shown.ask('histograms/tags')[name]
+        (tag,) = [tag for tag in tags if tag.startswith('activation/')]
+        for _, _, bars in shown.ask('histograms/histograms', run=name, tag=tag):
+            edges = [edge for left, right, n in bars if n for edge in (left, right)]
+            assert -1.1 <= min(edges) <= max(edges) <= 1.1
 
 
-def test_texts_are_the_samples(board, runs):
+@pytest.mark.slow
+def test_images_are_pictures(shown):
     for name in RATES:
-        shown = {}
-        for tag in board.ask('text/tags')[name]:
-            for item in board.ask('text/text', run=name, tag=tag):
-                shown.setdefault(item['step'], []).append(re.sub('<[^>]*>|\n', '', item['text']))
-        printed = re.findall(r'^[a-z ]+ \(\d+\): (.*)$', runs[1][name].out, re.M)
-        assert set(shown) == {25, 50} and sum(map(len, shown.values())) == len(printed) >= 2
-        assert {text.strip() for texts in shown.values() for text in texts} == {text.strip() for text in printed}
+        ((tag, about),) = shown.ask('images/tags')[name].items()
+        assert tag.startswith('saturated/')
+        images = shown.ask('images/images', run=name, tag=tag, sample=about['samples'] - 1)
+        assert [image['step'] for image in images] == [1, 26]
+        png = shown.ask_raw('images/individualImage?' + images[-1]['query'])
+        assert png.startswith(b'\x89PNG')
+        n_neurons, n_examples = struct.unpack('>II', png[16:24])
+        assert (n_neurons, n_examples) == (SMALL['n_hidden'], 200)
 
 
-def test_the_table_of_settings_is_the_sweep(board, runs):
-    """HPARAMS: a row for each run with its settings and its result; the rate tells the two apart."""
-    infos = {info['name']: info for info in board.ask('hparams/experiment', dict(experimentName=''))['hparamInfos']}
-    rows = board.groups()
+@pytest.mark.slow
+def test_texts_are_the_samples(shown, runs):
+    _, printed, _ = runs
+    for name in RATES:
+        texts = {}
+        for tag in shown.ask('text/tags')[name]:
+            for item in shown.ask('text/text', run=name, tag=tag):
+                text = re.sub('<[^>]*>|\n', '', item['text'])  # without the markup of the page
+                texts.setdefault(item['step'], []).append(text.strip())
+        assert set(texts) == {25, 50}
+        lines = re.findall(r'^[a-z ]+ \(\d+\): (.*)$', printed[name].out, re.MULTILINE)
+        assert len(lines) >= 2
+        assert sorted(texts[25] + texts[50]) == sorted(line.strip() for line in lines)
+
+
+@pytest.mark.slow
+def test_the_table_of_settings_shows_the_sweep(shown, runs):
+    """HPARAMS: a row for each run with its settings and its result."""
+    _, _, results = runs
+    experiment = shown.ask('hparams/experiment', {'experimentName': ''})
+    columns = {info['name'] for info in experiment['hparamInfos']}
+    rows = shown.table_rows()
     assert len(rows) == len(RATES)
     for row in rows:
         (session,) = row['sessions']
-        result = runs[2][session['name'].split('/')[0]]
-        assert set(row['hparams']) == set(result['settings']) - {'encoding'} == set(infos)
-        for name, value in result['settings'].items() - {('encoding', 'utf-8')}:
-            shown = row['hparams'][name]
-            assert shown == value if isinstance(value, (int, float, str)) else shown == str(value), name
-        values = {metric['name']['tag']: metric['value'] for metric in session['metricValues']}
+        result = results[session['name'].split('/')[0]]
+        settings = {k: v for k, v in result['settings'].items() if k != 'encoding'}
+        assert set(row['hparams']) == set(settings) == columns
+        for name, value in settings.items():
+            is_plain = isinstance(value, (int, float, str))
+            assert row['hparams'][name] == (value if is_plain else str(value)), name
+        metrics = {metric['name']['tag']: metric['value'] for metric in session['metricValues']}
         for name in ('train', 'dev', 'test', 'novelty'):
-            assert values[f'result/{name}'] == pytest.approx(result[name], rel=1e-5)
+            assert metrics[f'result/{name}'] == pytest.approx(result[name], rel=1e-5)
     assert sorted(row['hparams']['learning_rate'] for row in rows) == sorted(RATES.values())
 
 
-def test_the_projector_has_the_embedding(board, best):
-    """A point for each letter, in the place that the best model gave it, with the letter as its label."""
-    assert set(board.ask('projector/runs')) == set(RATES)
+@pytest.mark.slow
+def test_the_projector_shows_the_embedding(shown, best):
+    """A point for each character, where the best model put it, with the character as its label."""
+    assert set(shown.ask('projector/runs')) == set(RATES)
     for name, weights in best.items():
-        (table,) = board.ask('projector/info', run=name)['embeddings']
-        ours = next(w for key, w in weights.items() if w.shape[0] == 27 and 'weight' in key)
-        assert table['tensorShape'] == list(ours.shape)
-        where = dict(run=name, name=table['tensorName'])
-        points = torch.frombuffer(bytearray(board.raw('projector/tensor', **where)), dtype=torch.float32)
-        assert torch.allclose(points.view_as(ours), ours, atol=1e-6)
-        labels = board.raw('projector/metadata', **where).decode().split('\n')
-        assert [label.strip("'") for label in labels if label] == ['.', *map(chr, range(ord('a'), ord('z') + 1))]
+        (table,) = shown.ask('projector/info', run=name)['embeddings']
+        embedding = weights['net.0.weight']
+        assert table['tensorShape'] == list(embedding.shape) == [27, SMALL['n_embd']]
+        place = {'run': name, 'name': table['tensorName']}
+        raw = shown.ask_raw('projector/tensor', **place)
+        points = torch.frombuffer(bytearray(raw), dtype=torch.float32).view_as(embedding)
+        torch.testing.assert_close(points, embedding, rtol=0, atol=1e-6)
+        labels = shown.ask_raw('projector/metadata', **place).decode().split('\n')
+        letters = [chr(code) for code in range(ord('a'), ord('z') + 1)]
+        assert [label.strip("'") for label in labels if label] == ['.', *letters]
+
+
+# -----------------------------------------------------------------------------
+# the files, without a TensorBoard
+
+
+def test_the_files_of_a_run(runs):
+    """One event file, and the projector's three: a second event file would be a second run."""
+    folder, _, _ = runs
+    for name in RATES:
+        files = {path.name for path in (folder / name).iterdir() if path.name != 'lock'}
+        (events,) = [file for file in files if file.startswith('events.out.tfevents.')]
+        projector = {'vectors.tsv', 'labels.tsv', 'projector_config.pbtxt'}
+        assert files - {events} == {'best.pt', 'last.pt', 'result.json', *projector}
+
+
+def read_events(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return EventAccumulator(str(folder), size_guidance={'scalars': 0}).Reload()
+
+
+def test_a_writer_writes_scalars_and_texts(tmp_path):
+    writer = board.EventWriter(tmp_path)
+    writer.add_scalar('loss/dev', 1.5, 3)
+    writer.add_scalar('loss/dev', 1.25, 4)
+    writer.add_scalar('loss/train', 2.5, 3)
+    writer.add_text('samples/new', 'é, ü', 4)
+    writer.close()
+    events = read_events(tmp_path)
+    assert [(e.step, e.value) for e in events.Scalars('loss/dev')] == [(3, 1.5), (4, 1.25)]
+    assert [(e.step, e.value) for e in events.Scalars('loss/train')] == [(3, 2.5)]
+    (text,) = events.Tensors('samples/new/text_summary')
+    assert text.step == 4
+    assert text.tensor_proto.string_val[0].decode() == 'é, ü'
+
+
+def test_an_error_is_raised_where_the_value_is_written(tmp_path):
+    """torch's writer has a thread of its own, in which a full disk ends in a traceback."""
+    writer = board.EventWriter(tmp_path)
+    writer.close()
+    with pytest.raises(ValueError, match='closed file'):
+        writer.add_scalar('loss/dev', 1.0, 1)
+
+
+def test_samples_that_utf8_can_not_hold_are_written(tmp_path, train, monkeypatch):
+    """Half of a surrogate pair used to end the run in a traceback."""
+    monkeypatch.setattr(makemore.CharDataset, 'decode', lambda self, tokens: 'a\ud800b')
+    assert train('mlp', '-o', 'x').code == 0
+    (text, *_) = read_events(tmp_path / 'x').Tensors('samples/new/text_summary')
+    assert text.tensor_proto.string_val[0].decode() == 'a?b, a?b, a?b'
+
+
+def test_without_the_extras_there_are_curves_and_samples(train, tmp_path, monkeypatch):
+    """torch's own writer takes them."""
+    monkeypatch.setattr(makemore, 'HAVE_EXTRAS', False)
+    assert train('mlp', '-o', 'x').code == 0
+    events = read_events(tmp_path / 'x')
+    assert [e.step for e in events.Scalars('loss/dev')] == [0, 5, 10, 12]
+    assert [e.step for e in events.Scalars('learning rate')] == [10]
+    assert any(tag.startswith('samples/') for tag in events.Tags()['tensors'])
+
+
+def test_without_tensorboard_a_run_has_no_curves(train, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
+    result = train('mlp', '-o', 'x')
+    assert result.code == 0
+    assert 'so there are no curves: pip install tensorboard' in result.err
+
+
+def test_embedding_files_have_a_row_and_a_label_for_each_token(tmp_path):
+    """A label that could not be seen in a list, or would break it, stands in quotes."""
+    vectors = torch.tensor([[0.0, 1.5], [2.0, -3.0], [4.0, 5.0]])
+    labels = [board.label_of(ch) for ch in 'a \n']
+    board.write_embedding(tmp_path, vectors, labels)
+    assert (tmp_path / 'vectors.tsv').read_text() == '0.0\t1.5\n2.0\t-3.0\n4.0\t5.0\n'
+    assert (tmp_path / 'labels.tsv').read_text() == "a\n' '\n'\\n'\n"
+    config = (tmp_path / 'projector_config.pbtxt').read_text()
+    assert 'tensor_path: "vectors.tsv"' in config
+    assert 'metadata_path: "labels.tsv"' in config
+
+
+def test_the_picture_of_bigrams_has_a_cell_for_every_pair():
+    probs = torch.tensor([[0.9, 0.1], [0.5, 0.5]])
+    image = board.draw_bigrams(probs, '.a', cell=40)
+    assert image.shape == (80, 80, 3)
+    reds = image[2::40, 2::40, 0].tolist()  # of the upper left corner of each cell
+    # the more probable the bluer: there is less red
+    assert reds[0][0] < reds[1][1] == reds[1][0] < reds[0][1]
+    assert image[:40, :40, 2].min() < 100  # something dark is written on the blue
+
+
+@pytest.mark.parametrize('model_type', ['ngram', 'bigram'])
+def test_a_model_of_one_token_of_context_gets_the_picture(model_type, train):
+    context = ['--block-size', 1] if model_type == 'ngram' else []
+    assert train(model_type, '-o', 'x', *context).code == 0
+    assert read_events('x').Tags()['images'] == ['which follows which, in percent']
+
+
+def test_a_model_of_byte_pairs_has_neither_picture_nor_labels(train, tmp_path):
+    assert train('bigram', '-o', 'x', '--tokenizer', 'bpe', '--vocab-size', 256).code == 0
+    assert read_events('x').Tags()['images'] == []
+    assert not (tmp_path / 'x/vectors.tsv').exists()

@@ -1824,6 +1824,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def build_run(content: dict[str, Any], folder: Path) -> Run:
     """The run that a checkpoint describes, with its weights."""
     settings = {name: check_value(name, value) for name, value in content['settings'].items()}
+    if HAVE_EXTRAS:
+        audit.check_dataset(content['dataset'])
     dataset = restore_dataset(content['dataset'])
     config = resolve_config({}, settings)
     model_class = MODELS[config.type]
@@ -1848,7 +1850,7 @@ def load_checkpoint(path: Path, cli_args: dict | None = None) -> tuple[Run, Any]
         run = build_run(content, path.parent)
         optimizer_state = content['optimizer']
         if HAVE_EXTRAS:
-            audit.check_run(run.model, run.dataset.max_len, content['step'], optimizer_state)
+            audit.check_run(run.model, content['step'], optimizer_state)
         sample(run.model, run.dataset, 1, length=1)  # can it sample at all?
     except Exception as error:  # a broken or hostile file fails in more ways than can be listed
         reason = (str(error) or repr(error)).splitlines()[0]

@@ -3,14 +3,14 @@ Refuse hostile checkpoints.
 
 torch.load(weights_only=True) runs no code that a file brings along. What is left to a hostile
 file is to take more memory than it has bytes, and to make the program fail later. `check_file`
-looks at the file before torch loads it, `check_tensors` and `check_claims` at what was loaded
-before a model is built, `check_run` at the whole. Each raises ValueError.
+looks at the file before torch loads it, `check_dataset`, `check_tensors` and `check_claims` at
+what was loaded before a model is built, `check_run` at the whole. Each raises ValueError.
 """
 
 import pickletools
 import re
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def check_file(path: Path):
                 raise ValueError(f'it wants to call {argument}')
 
 
-def check_tensors(tensors: Iterable[Any]):
+def check_tensors(tensors: Collection[Any]):
     """Refuse what is no plain tensor of finite numbers, or has fewer numbers than it claims."""
     for tensor in tensors:
         if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
@@ -53,6 +53,14 @@ def check_tensors(tensors: Iterable[Any]):
             raise ValueError('it has a tensor that claims more numbers than it holds')
         if not tensor.isfinite().all():
             raise ValueError('not all of its numbers are finite')
+
+    held = {}  # bytes of each storage: many tensors can show the same one
+    for tensor in tensors:
+        storage = tensor.untyped_storage()
+        held[storage.data_ptr()] = storage.nbytes()
+    claimed = sum(tensor.nbytes for tensor in tensors)
+    if claimed > 2 * sum(held.values()):  # twice is fair: a model may use a table twice
+        raise ValueError('it has tensors that share memory and claim more numbers than it holds')
 
 
 def check_claims(
@@ -75,10 +83,28 @@ def check_claims(
             raise ValueError(f'its settings do not fit its weights: {name}')
 
 
-def check_run(model: torch.nn.Module, max_len: Any, step: Any, optimizer_state: Any):
-    """Refuse numbers that would make the program fail or run forever later on."""
+def check_dataset(state: dict[str, Any]):
+    """Refuse characters or lines that are no text, and a wrong length of the longest line.
+
+    A sample may be twice as long as that line, so a wrong length could make sampling run forever.
+    """
+    texts = [state['train_lines'], state['heldout_lines']]
+    if state['byte_pairs'] is None:
+        texts.append(state['chars'])
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError('its lines or its characters are no text')
+
+    max_len = state['max_len']
     if not (type(max_len) is int and 0 <= max_len < 2**40):
         raise ValueError('the length of its longest line makes no sense')
+    lines = (state['train_lines'] + '\n' + state['heldout_lines']).split('\n')
+    most_tokens = 4 * max(map(len, lines))  # a character has at most 4 bytes, a token at least 1
+    if max_len > most_tokens and not state['text']:
+        raise ValueError('its longest line is none of its lines')
+
+
+def check_run(model: torch.nn.Module, step: Any, optimizer_state: Any):
+    """Refuse numbers that would make the program fail later on."""
     if not (type(step) is int and 0 <= step < 2**62):
         raise ValueError('its number of steps makes no sense')
     for name, tensor in model.state_dict().items():

@@ -89,6 +89,7 @@ def test_options_that_need_the_package_say_so(line, train, monkeypatch):
     assert not Path('x').exists()
 
 
+@pytest.mark.slow
 def test_a_broken_package_is_not_taken_for_a_missing_one(tmp_path):
     """Only a missing makemore_extras is optional; a missing package inside it is an error."""
     (tmp_path / 'makemore.py').write_bytes(Path(makemore.__file__).read_bytes())

@@ -72,6 +72,7 @@ def test_contradicting_a_checkpoint_is_refused_with_both_values(name, typed, sav
     makemore.resolve_config({name: saved}, saved_settings)
 
 
+@pytest.mark.slow
 def test_flags_of_the_original_makemore_still_work(run, names):
     """A flag that has no meaning here is accepted, and one line says that it has no effect."""
     line = (
@@ -240,6 +241,7 @@ print(len(makemore.sample(model, dataset, 3)))
 """
 
 
+@pytest.mark.slow
 def test_the_file_alone_is_enough(tmp_path, names):
     """Copied alone into an empty folder it trains, resumes and samples every model type.
 
@@ -338,6 +340,7 @@ def test_other_files_in_a_folder_are_kept(train, tmp_path):
     assert (tmp_path / 'x/notes').read_text() == 'mine'
 
 
+@pytest.mark.slow
 def test_each_run_gets_its_own_folder(train, run):
     """The same command twice loses nothing.
 
@@ -424,6 +427,7 @@ def test_sampling_uses_the_threads_that_were_asked_for(typed, threads, finished,
     assert seen == {threads}
 
 
+@pytest.mark.slow
 def test_reading_from_a_pipe(names, tmp_path):
     line = f'cat {names} | makemore -i - --type bigram --max-steps 3 -o x'
     done = shell(line, cwd=tmp_path)
@@ -449,6 +453,7 @@ def test_warnings_are_shown_as_before_a_run(train):
     assert warnings.showwarning is before
 
 
+@pytest.mark.slow
 def test_a_reader_that_closes_the_pipe_early(finished):
     """head leaves after a line of far more than a pipe holds: nothing looks like a failure."""
     folder = finished('bigram')
@@ -458,6 +463,7 @@ def test_a_reader_that_closes_the_pipe_early(finished):
         assert word not in done.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_process_of_its_own(names, tmp_path):
     """In the middle of an endless run it saves, and says how to resume."""
     line = f'-i {names} --type bigram --max-steps 1000000 --eval-interval 20 -o x'
@@ -521,6 +527,7 @@ assert [text[:2] for text in texts] == 10 * ["ma"]
 """
 
 
+@pytest.mark.slow
 def test_the_notebook_lines_of_the_readme_run(tmp_path, names):
     """As they stand there, in a process of their own, on a shorter list and with fewer steps."""
     readme = (ROOT / 'README.md').read_text(encoding='utf-8')

@@ -199,11 +199,14 @@ FIRST_TWO_PARTS = makemore.ONE_BY_ONE + makemore.SAMPLE_BATCH
 SIZES = [1, makemore.ONE_BY_ONE, makemore.ONE_BY_ONE + 1, FIRST_TWO_PARTS, FIRST_TWO_PARTS + 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('new_only', [False, True])
-@pytest.mark.parametrize('prompt', ['', 'ma'])
-def test_fewer_samples_are_the_first_of_more(finished, new_only, prompt):
+@pytest.mark.parametrize(
+    'model_type, prompt', [('ngram', ''), ('ngram', 'ma'), ('transformer', '')]
+)
+def test_fewer_samples_are_the_first_of_more(finished, model_type, prompt, new_only):
     """How many samples are asked for does not change what they are."""
-    model, dataset = makemore.load(finished('ngram'))
+    model, dataset = makemore.load(finished(model_type))
     how = {'new_only': new_only, 'prompt': prompt, 'seed': 3}
     longest = makemore.sample(model, dataset, SIZES[-1], **how)
     assert len(longest) == SIZES[-1]

@@ -185,6 +185,7 @@ def evaluated_steps(result):
     return [int(step) for step in re.findall(r'^step +(\d+) \|', result.err, re.MULTILINE)]
 
 
+@pytest.mark.slow
 def test_a_short_list_does_not_end_untrained(run, gods):
     """At most 100 epochs with twenty evaluations, unless other numbers are typed.
 
@@ -200,6 +201,7 @@ def test_a_short_list_does_not_end_untrained(run, gods):
     assert evaluated_steps(result) == [0, 7, 14, 21, 28, 30]
 
 
+@pytest.mark.slow
 def test_a_short_list_is_evaluated_as_often_after_an_interruption(run, gods, at_step):
     """Once it continued with the default of 500 steps between evaluations.
 
@@ -285,6 +287,7 @@ def test_training_is_a_plain_loop(have_extras, train, monkeypatch):
         torch.testing.assert_close(last['model'][name], value, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_depends_on_its_seed_only(train, tmp_path):
     torch.manual_seed(1)
     assert train('transformer', '-o', 'a', '--dropout', 0.2).code == 0
@@ -411,6 +414,7 @@ makemore.main(args)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('what, when, saved', [('step', 8, 5), ('save', 4, 0)])
 def test_kill_9_changes_nothing(what, when, saved, names, train, run, tmp_path):
     """Without a chance to save: between two saves, or between best.pt (3) and last.pt (4)."""
@@ -506,6 +510,7 @@ def test_typed_settings_count_for_the_rest_of_the_run(flag, value, train, run):
     assert '/model/net.2.weight' in differences(x, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model_type', ['mlp', 'bow', 'transformer'])
 def test_another_dropout_for_the_rest_of_the_run(model_type, train, run):
     """Once the typed value went into last.pt, but the model was built without it.

@@ -1,19 +1,30 @@
-"""What the eight lectures share: experiments that check their own figures, the table they fill, the lectures' loop.
+"""What the eight lectures share: experiments, the tables they fill, and the lectures' own loop.
 
-    python tests/lectures/l3_mlp.py                  the lecture's experiments as a table
-    python tests/lectures/l3_mlp.py --long --write   the long ones too; the results go into the course page
-    python tests/lectures/course.py                  write the page's tables anew from the stored results
-    python -m pytest tests/lectures --long           the same experiments as tests
+    python lectures/l3_mlp.py                  the lecture's experiments as a table
+    python lectures/l3_mlp.py --long --write   the long ones too; results go into the course page
+    python lectures/course.py                  write the page's tables anew from stored results
+    python -m pytest lectures --long           the same experiments as tests
 
-An experiment is a function whose docstring asks a question and which yields rows: what was measured, the lecture's
-figure, ours. A row is the assertion: one that is too far from its figure fails the test.
+An experiment is a function whose docstring asks a question and which yields rows: what was
+measured, the lecture's figure, ours. A row is the assertion: one that is too far from its figure
+fails the test.
 """
-import argparse, contextlib, functools, inspect, io, json, os, re, sys
-from pathlib import Path
 
-os.environ.setdefault('OMP_NUM_THREADS', '1')      # tiny tensors and many threads do not go well
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+import argparse
+import contextlib
+import functools
+import inspect
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script finds makemore, too
 
 import pytest
 import torch
@@ -23,90 +34,139 @@ from tqdm import trange
 
 import makemore
 
-torch.set_num_threads(1)
-PAGE, RESULTS = Path(__file__).with_name('README.md'), Path(__file__).with_name('results.json')
-COLUMNS = 'what', 'lecture', 'here', 'verdict'
+torch.set_num_threads(1)  # tiny tensors and many threads do not go well
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = Path(__file__).with_name('README.md')
+RESULTS = Path(__file__).with_name('results.json')
+COLUMNS = ('what', 'lecture', 'here', 'verdict')
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Rows: a figure, ours beside it, and whether they agree
+# -----------------------------------------------------------------------------
+# rows: a figure, ours beside it, and whether they agree
+
 NUMBER = re.compile(r'-?\d+\.?\d*(?:e[-+]\d+)?')
 
-def digits(template, values):
-    """Our numbers written as the lecture wrote its own: ('2.07 / 2.13', [2.0696, 2.1311]) -> '2.07 / 2.13'."""
-    values = iter(values)
-    def write(match):
+
+def format_like(template: str, values: list[float]) -> str:
+    """Our numbers with the lecture's digits: ('2.07 / 2.13', [2.0696, 2.1311]) -> '2.07 / 2.13'."""
+    numbers = iter(values)
+
+    def write(match: re.Match) -> str:
         mantissa, e, _ = match[0].partition('e')
-        return f'{float(next(values)):.{len(mantissa.partition(".")[2])}{e or "f"}}'
+        _, _, decimals = mantissa.partition('.')
+        return f'{float(next(numbers)):.{len(decimals)}{e or "f"}}'
+
     return NUMBER.sub(write, template)
 
-def last_digit(number):
+
+def last_digit(number: str) -> float:
     """What one step of a number's last digit is worth: '2.07' -> 0.01, '1.5e-03' -> 0.0001."""
-    mantissa, _, power = number.partition('e')
-    return 10.0 ** (int(power or 0) - len(mantissa.partition('.')[2]))
+    mantissa, _, exponent = number.partition('e')
+    _, _, decimals = mantissa.partition('.')
+    return 10.0 ** (int(exponent or 0) - len(decimals))
 
-def figure(what, lecture, here, within=None, published=True):
-    """A row. A figure in quotes is held against numbers, to the digits it gives; anything else has to be equal.
 
-    Where no tolerance is named, a number may be off by half of its last digit or by 1e-4, whichever is more: another
-    processor adds up in another order, and the lecture's last digits come out only on one like the lecture's.
+def figure(
+    what: str, lecture: Any, here: Any, within: float | None = None, published: bool = True
+) -> dict[str, Any]:
+    """A row. A figure in quotes is compared with numbers, to the digits it gives.
+
+    Anything else has to be equal. Where no tolerance is named, a number may be off by half of its
+    last digit or by 1e-4, whichever is more: another processor adds up in another order, and the
+    lecture's last digits come out only on one like the lecture's.
     """
-    values = [here] if isinstance(here, (bool, int, float)) else here
     if isinstance(lecture, str) and not isinstance(here, str):
+        values = [here] if isinstance(here, (bool, int, float)) else list(here)
         wanted = NUMBER.findall(lecture)
-        gaps = [abs(float(ours) - float(theirs)) for ours, theirs in zip(values, wanted, strict=True)]
-        text = digits(lecture, values)
-        ok = all(gap <= max(within or 1e-4 * min(1, abs(float(number))), 0.501 * last_digit(number))
-                 for gap, number in zip(gaps, wanted))
+        gaps = []
+        ok = True
+        for ours, theirs in zip(values, wanted, strict=True):
+            gap = abs(float(ours) - float(theirs))
+            tolerance = within or 1e-4 * min(1, abs(float(theirs)))
+            ok = ok and gap <= max(tolerance, 0.501 * last_digit(theirs))
+            gaps.append(gap)
+        text = format_like(lecture, values)
         verdict = 'exact' if text == lecture else f'off by {max(gaps):.0e}'
     else:
-        ok, text, verdict = lecture == here, show(here), 'exact'
-    return dict(what=what, lecture=show(lecture) if published else '–', here=text, verdict=verdict if ok else 'NO',
-                ok=ok, expected=show(lecture))
+        ok = lecture == here
+        text = to_text(here)
+        verdict = 'exact'
+    return {
+        'what': what,
+        'lecture': to_text(lecture) if published else '\N{EN DASH}',
+        'here': text,
+        'verdict': verdict if ok else 'NO',
+        'ok': ok,
+        'expected': to_text(lecture),
+    }
 
-def show(value):
-    return {True: 'yes', False: 'no'}[value] if isinstance(value, bool) else str(value)
 
-def answer(what, expected, here, within=None):
-    """A row for what the lecture asks and gives no figure for: ours stays what it was found to be."""
+def to_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return 'yes' if value else 'no'
+    return str(value)
+
+
+def answer(what: str, expected: Any, here: Any, within: float | None = None) -> dict[str, Any]:
+    """A row for a question without a figure in the lecture: ours stays what it was found to be."""
     row = figure(what, expected, here, within, published=False)
-    return row | dict(verdict='ours') if row['ok'] else row
+    return row | {'verdict': 'ours'} if row['ok'] else row
 
-def claim(what, truth):
+
+def claim(what: str, truth: Any) -> dict[str, Any]:
     """A row for something the lecture says without a figure."""
     row = figure(what, True, bool(truth))
-    return row | dict(verdict='holds') if row['ok'] else row
+    return row | {'verdict': 'holds'} if row['ok'] else row
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Experiments: tests for pytest, tables for a reader
-def experiment(function=None, *, long=False):
+
+# -----------------------------------------------------------------------------
+# experiments: tests for pytest, tables for a reader
+
+
+def experiment(function: Callable | None = None, *, long: bool = False, slow: bool = False):
     """Make a test of a function that yields rows; a long one runs with --long only."""
     if function is None:
-        return functools.partial(experiment, long=long)
+        return functools.partial(experiment, long=long, slow=slow)
+
     @functools.wraps(function)
     def test():
         for row in function():
             assert row['ok'], f'{row["what"]}: expected {row["expected"]}, got {row["here"]}'
-    test.rows, test.long = function, long
-    return pytest.mark.long(test) if long else test
 
-def experiments(module):
+    test.rows = function
+    test.long = long
+    if long:
+        pytest.mark.long(test)
+    if slow:
+        pytest.mark.slow(test)
+    return test
+
+
+def experiments(module: ModuleType) -> list[Callable]:
     """All experiments of a lecture, in the order in which they stand in its file."""
-    return [f for f in vars(module).values() if hasattr(f, 'rows')]
+    return [value for value in vars(module).values() if hasattr(value, 'rows')]
 
-def question(function):
-    return inspect.getdoc(function).split('\n\n')[0].replace('\n', ' ')
 
-def shared_data(name):
+def question(test: Callable) -> str:
+    """What an experiment asks: the first paragraph of its docstring."""
+    first_paragraph, *_ = inspect.getdoc(test).split('\n\n')
+    return first_paragraph.replace('\n', ' ')
+
+
+def shared_data(name: str | Path) -> Path:
     """A file that is too large, or not ours, to lie in the repository."""
     if 'MAKEMORE_DATA' not in os.environ:
         pytest.skip(f'needs {name}: name the folder that holds it in MAKEMORE_DATA')
     return Path(os.environ['MAKEMORE_DATA'], name)
 
+
 def main():
-    """A lecture as a script. Exit code 0: all figures agree, 1: one does not, 2: a file is missing."""
+    """A lecture as a script.
+
+    Exit code 0: all figures agree, 1: one does not, 2: a file is missing.
+    """
     try:
         sys.exit(0 if run(sys.modules['__main__']) else 1)
-    except BrokenPipeError:      # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         sys.exit(130)
@@ -114,139 +174,235 @@ def main():
         print(error, file=sys.stderr)
         sys.exit(2)
 
-def run(module):
-    """Run a lecture's experiments, print the table, and store what came out if asked to; whether all agrees."""
-    parser = argparse.ArgumentParser(description=module.__doc__.split('\n')[0])
-    parser.add_argument('--long', action='store_true', help='also what takes minutes')
-    parser.add_argument('--only', metavar='WORD', default='', help='only experiments with this in their name')
-    parser.add_argument('--write', action='store_true', help='store the results and write them into the course page')
-    args, good = parser.parse_args(), True
-    print('experiment | lecture | here | verdict')
-    for f in experiments(module):
-        if args.only in f.__name__ and (args.long or not f.long):
-            print(f'\n{question(f)}', flush=True)
-            good = report(f, Path(module.__file__).stem, args.write) and good
-    return good
 
-def report(function, lecture, write):
+def run(module: ModuleType) -> bool:
+    """Run a lecture's experiments and print the table; whether all of it agrees."""
+    summary, *_ = module.__doc__.splitlines()
+    parser = argparse.ArgumentParser(description=summary)
+    parser.add_argument('--long', action='store_true', help='also what takes minutes')
+    parser.add_argument(
+        '--only', metavar='WORD', default='', help='only experiments with this in their name'
+    )
+    parser.add_argument(
+        '--write', action='store_true', help='store the results and write them into the course page'
+    )
+    args = parser.parse_args()
+    all_agree = True
+    print('experiment | lecture | here | verdict')
+    for test in experiments(module):
+        if args.only in test.__name__ and (args.long or not test.long):
+            print(f'\n{question(test)}', flush=True)
+            agrees = report(test, Path(module.__file__).stem, args.write)
+            all_agree = all_agree and agrees
+    return all_agree
+
+
+def report(test: Callable, lecture: str, write: bool) -> bool:
     """Run one experiment and print its rows as they come; whether all of them agree."""
     rows = []
     try:
-        for row in function.rows():
+        for row in test.rows():
             rows.append(row)
             print(*(row[column] for column in COLUMNS), sep=' | ', flush=True)
     except pytest.skip.Exception as reason:
-        print(f'{function.__name__} | | | not run here: {reason}')
+        print(f'{test.__name__} | | | not run here: {reason}')
         return True
     if write:
-        stored = json.loads(RESULTS.read_text(encoding='utf-8')) if RESULTS.exists() else {}
-        kept = [{column: row[column] for column in COLUMNS} for row in rows]
-        stored.setdefault(lecture, {})[function.__name__] = kept
-        RESULTS.write_text(json.dumps(stored, indent=1, ensure_ascii=False, sort_keys=True) + '\n', encoding='utf-8')
-        PAGE.write_text(page(PAGE.read_text(encoding='utf-8'), stored), encoding='utf-8')
+        store(lecture, test.__name__, rows)
     return all(row['ok'] for row in rows)
 
-# ----------------------------------------------------------------------------------------------------------------------
-# The course page: its tables stand between <!-- l1_micrograd --> and <!-- end -->
-def page(text, stored):
-    """The page with its tables written anew; an experiment that has no results says so."""
-    def write(match):
-        return f'<!-- {match[1]} -->\n{table(match[1], stored.get(match[1], {}))}<!-- end -->'
-    return re.sub(r'<!-- (l\d_\w+) -->\n.*?<!-- end -->', write, text, flags=re.S)
 
-def table(lecture, results):
-    bar, module = '\\|', __import__(lecture)
+def store(lecture: str, name: str, rows: list[dict[str, Any]]):
+    """Write the rows of an experiment into results.json and into the course page."""
+    stored = json.loads(RESULTS.read_text(encoding='utf-8')) if RESULTS.exists() else {}
+    kept = [{column: row[column] for column in COLUMNS} for row in rows]
+    stored.setdefault(lecture, {})[name] = kept
+    text = json.dumps(stored, indent=1, ensure_ascii=False, sort_keys=True)
+    RESULTS.write_text(text + '\n', encoding='utf-8')
+    PAGE.write_text(fill_tables(PAGE.read_text(encoding='utf-8'), stored), encoding='utf-8')
+
+
+# -----------------------------------------------------------------------------
+# the course page: its tables stand between <!-- l1_micrograd --> and <!-- end -->
+
+
+def fill_tables(text: str, stored: dict[str, dict]) -> str:
+    """The page with its tables written anew; an experiment that has no results says so."""
+
+    def write(match: re.Match) -> str:
+        lecture = match[1]
+        return f'<!-- {lecture} -->\n{make_table(lecture, stored.get(lecture, {}))}<!-- end -->'
+
+    return re.sub(r'<!-- (l\d_\w+) -->\n.*?<!-- end -->', write, text, flags=re.DOTALL)
+
+
+def make_table(lecture: str, results: dict[str, list[dict[str, str]]]) -> str:
+    """The table of a lecture in Markdown."""
     lines = ['| experiment | lecture | here | verdict |', '| --- | --- | --- | --- |']
-    for f in experiments(module):
-        lines.append(f'| **{question(f).replace("|", bar)}**{" (`--long`)" if f.long else ""} | | | |')
-        for row in results.get(f.__name__, [dict(what=f.__name__, lecture='', here='', verdict='not run here')]):
-            cells = (row[column].replace('|', bar) for column in COLUMNS)
+    for test in experiments(__import__(lecture)):
+        flag = ' (`--long`)' if test.long else ''
+        lines.append(f'| **{escape_bars(question(test))}**{flag} | | | |')
+        not_run = {'what': test.__name__, 'lecture': '', 'here': '', 'verdict': 'not run here'}
+        for row in results.get(test.__name__, [not_run]):
+            cells = [escape_bars(row[column]) for column in COLUMNS]
             lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines) + '\n'
 
-# ----------------------------------------------------------------------------------------------------------------------
-# The lectures' data, parameters and loop
-def G(seed=2147483647):
+
+def escape_bars(text: str) -> str:
+    """A bar would end a cell of the table."""
+    return text.replace('|', '\\|')
+
+
+# -----------------------------------------------------------------------------
+# the lectures' data, parameters and loop
+
+
+def lecture_generator(seed: int = 2147483647) -> torch.Generator:
     """The generator from which the lectures draw."""
     return torch.Generator().manual_seed(seed)
 
+
 @functools.cache
-def read(**typed):
-    """Settings and words as makemore reads them, split as the lectures split."""
-    cfg = makemore.settle(dict(input_file=str(ROOT / 'names.txt'), split='lecture', dropout=0.0) | typed)
-    with contextlib.redirect_stderr(io.StringIO()):      # what it says about the file we know
-        return cfg, makemore.read(cfg)
+def load_data(**settings: Any) -> tuple[makemore.Config, makemore.CharDataset]:
+    """Settings and data set as makemore loads them, split as the lectures split."""
+    defaults = {'input_file': str(ROOT / 'names.txt'), 'split': 'lecture', 'dropout': 0.0}
+    config = makemore.resolve_config(defaults | settings)
+    with contextlib.redirect_stderr(io.StringIO()):  # what it says about the file we know
+        return makemore.load_data(config)
 
-def build(kind, **typed):
-    """One of makemore's models and the words that belong to it."""
-    cfg, words = read(type=kind, **typed)
-    return makemore.MODELS[kind](cfg, words.vocab_size), words
 
-def dataset(model, words, split):
+def build_model(
+    model_type: str, **settings: Any
+) -> tuple[makemore.LanguageModel, makemore.CharDataset]:
+    """One of makemore's models and the data set that belongs to it."""
+    config, dataset = load_data(type=model_type, **settings)
+    return makemore.MODELS[model_type](config, dataset.vocab_size), dataset
+
+
+def make_windows(
+    model: makemore.WindowModel, dataset: makemore.CharDataset, split: str
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The lectures' X (N, block_size) and Y (N): all windows of a split, word by word."""
-    x, y = makemore.gather(words, *words.splits[split])
+    return windows_of(model, dataset, dataset.spans[split])
+
+
+def windows_of(
+    model: makemore.WindowModel, dataset: makemore.CharDataset, spans: makemore.Spans
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """X (N, block_size) and Y (N): the windows of some spans."""
+    x, y = makemore.pad_batch(dataset.tokens, spans)
     return model.windows(x)[y >= 0], y[y >= 0]
 
-def draw_weights(net, generator, *scales):
-    """Parameters as the lectures draw them: randn((fan_in, fan_out)), the embedding first, then layer by layer.
 
-    A scale is (factor of the weights, factor of the biases); without one the weights are divided by the root of fan_in
-    and biases are 0 and not drawn. Torch keeps a weight as (fan_out, fan_in): a view of the lecture's is enough.
+def line_spans(dataset: makemore.CharDataset, n: int | None = None) -> makemore.Spans:
+    """The first n lines of the file in its own order; all of them without n."""
+    boundaries = (dataset.tokens == 0).nonzero().flatten()
+    return makemore.Spans(boundaries[:-1][:n], boundaries.diff()[:n])
+
+
+def draw_weights(net: nn.Sequential, generator: torch.Generator | None, *scales: tuple):
+    """Parameters as the lectures draw them: randn((fan_in, fan_out)), layer by layer.
+
+    A scale is (factor of the weights, factor of the biases); without one the weights are divided
+    by the root of fan_in and biases are 0 and not drawn. Torch keeps a weight as (fan_out,
+    fan_in): a view of the lecture's is enough.
     """
-    scales = iter(scales)
-    for m in net:
-        if isinstance(m, nn.Embedding):
-            m.weight.data = torch.randn(m.weight.shape, generator=generator)
-        if isinstance(m, nn.Linear):
-            weight, scale = torch.randn(m.weight.shape[::-1], generator=generator), next(scales, None)
-            m.weight.data = (weight * scale[0] if scale else weight / len(weight)**0.5).T
-            if m.bias is not None:
-                m.bias.data = torch.randn(len(m.bias), generator=generator) * scale[1] if scale else m.bias.data * 0
+    remaining = iter(scales)
+    for layer in net:
+        if isinstance(layer, nn.Embedding):
+            layer.weight.data = torch.randn(layer.weight.shape, generator=generator)
+        if isinstance(layer, nn.Linear):
+            weight = torch.randn(layer.weight.shape[::-1], generator=generator)  # (in, out)
+            scale = next(remaining, None)
+            layer.weight.data = (weight * scale[0] if scale else weight / len(weight) ** 0.5).T
+            if layer.bias is not None and scale:
+                layer.bias.data = torch.randn(len(layer.bias), generator=generator) * scale[1]
+            elif layer.bias is not None:
+                layer.bias.data = layer.bias.data * 0
     return net
 
-def descend(net, X, Y, steps, generator=None, drop_at=100000, title='', watch=None):
-    """The lectures' loop: 32 random examples, a step of 0.1, later of 0.01, no momentum. The losses, step by step."""
-    parameters, losses = list(net.parameters()), []
-    for i in trange(steps, desc=title, disable=None, mininterval=1, leave=False):
+
+def train_sgd(
+    net: nn.Module,
+    X: torch.Tensor,
+    Y: torch.Tensor,
+    steps: int,
+    generator: torch.Generator | None = None,
+    drop_at: int = 100000,
+    title: str = '',
+    watch: Callable[[int, float], None] | None = None,
+) -> list[float]:
+    """The losses of the lectures' loop: 32 random examples, a step of 0.1, later of 0.01."""
+    parameters = list(net.parameters())
+    losses = []
+    for step in show_progress(steps, title):
         ix = torch.randint(0, len(X), (32,), generator=generator)
         loss = F.cross_entropy(net(X[ix]), Y[ix])
         for p in parameters:
             p.grad = None
         loss.backward()
-        rate = 0.1 if i < drop_at else 0.01
+        lr = 0.1 if step < drop_at else 0.01
         for p in parameters:
-            p.data += -rate * p.grad      # add_(grad, alpha=-rate) would round once where the lecture rounds twice
+            # add_(grad, alpha=-lr) would round once where the lecture rounds twice
+            p.data += -lr * p.grad
         losses.append(loss.item())
         if watch:
-            watch(i, rate)
+            watch(step, lr)
     return losses
 
+
+def show_progress(steps: int, title: str) -> Iterator[int]:
+    """The numbers of the steps, with a bar on a terminal."""
+    return trange(steps, desc=title, disable=None, mininterval=1, leave=False)
+
+
 @torch.no_grad()
-def loss_of(net, X, Y):
+def mean_loss(net: nn.Module, X: torch.Tensor, Y: torch.Tensor) -> float:
     """Over a whole split, as a model is used: evaluation mode."""
     net.eval()
     loss = F.cross_entropy(net(X), Y).item()
     net.train()
     return loss
 
-def losses_of(net, model, words, splits=('train', 'dev')):
-    return [loss_of(net, *dataset(model, words, split)) for split in splits]
+
+def split_losses(
+    net: nn.Module,
+    model: makemore.WindowModel,
+    dataset: makemore.CharDataset,
+    splits: tuple[str, ...] = ('train', 'dev'),
+) -> list[float]:
+    """The mean losses of a net over some splits; the model makes the windows."""
+    return [mean_loss(net, *make_windows(model, dataset, split)) for split in splits]
+
 
 @torch.no_grad()
-def names(net, words, block_size, n=20, generator=None):
-    """Names drawn as the later lectures do, by torch.multinomial; makemore's own draw() is the first lecture's."""
+def sample_names(
+    net: nn.Module,
+    dataset: makemore.CharDataset,
+    block_size: int,
+    generator: torch.Generator | None = None,
+    n: int = 20,
+) -> str:
+    """Names drawn as the later lectures do, by torch.multinomial.
+
+    makemore's own sampling is that of the first lecture.
+    """
     net.eval()
-    made = []
+    names = []
     for _ in range(n):
-        context, out = [0] * block_size, []
-        while not out or out[-1]:
+        context = [0] * block_size
+        tokens = []
+        while not tokens or tokens[-1] != 0:
             p = net(torch.tensor([context])).softmax(1)
-            out.append(torch.multinomial(p, 1, generator=generator).item())
-            context = context[1:] + out[-1:]
-        made.append(words.decode(out) + '.')
+            token = torch.multinomial(p, 1, generator=generator).item()
+            tokens.append(token)
+            context = [*context[1:], token]
+        names.append(dataset.decode(tokens) + '.')
     net.train()
-    return ' '.join(made)
+    return ' '.join(names)
+
 
 if __name__ == '__main__':
     results = json.loads(RESULTS.read_text(encoding='utf-8'))
-    PAGE.write_text(page(PAGE.read_text(encoding='utf-8'), results), encoding='utf-8')
+    PAGE.write_text(fill_tables(PAGE.read_text(encoding='utf-8'), results), encoding='utf-8')

@@ -37,9 +37,14 @@ def check_file(path: Path):
         pickles = [name for name in file.namelist() if name.endswith('/data.pkl')]
         if len(pickles) != 1:
             raise ValueError(f'it has {len(pickles)} pickles instead of one')
-        for opcode, argument, _ in pickletools.genops(file.read(pickles[0])):
-            if 'GLOBAL' in opcode.name and not ALLOWED_GLOBALS.fullmatch(str(argument)):
-                raise ValueError(f'it wants to call {argument}')
+        check_pickle(file.read(pickles[0]))
+
+
+def check_pickle(content: bytes):
+    """Refuse a pickle that calls anything but what makes tensors."""
+    for opcode, argument, _ in pickletools.genops(content):
+        if 'GLOBAL' in opcode.name and not ALLOWED_GLOBALS.fullmatch(str(argument)):
+            raise ValueError(f'it wants to call {argument}')
 
 
 def check_tensors(tensors: Collection[Any]):
@@ -134,12 +139,16 @@ def check_optimizer(parameters: list[torch.nn.Parameter], state: Any):
     if state and list(state) != list(range(len(parameters))):
         raise ValueError('its optimizer is of another model')
     for number, entry in state.items():
-        if not isinstance(entry, dict) or set(entry) != {'step', 'exp_avg', 'exp_avg_sq'}:
-            raise ValueError('its optimizer is not AdamW')
-        check_tensors(entry.values())
-        parameter = [*matrices, *vectors][number]
-        shapes = [entry[name].shape for name in ('step', 'exp_avg', 'exp_avg_sq')]
-        if shapes != [torch.Size([]), parameter.shape, parameter.shape]:
-            raise ValueError('its optimizer is of another model')
-        if any(not tensor.is_floating_point() for tensor in entry.values()):
-            raise ValueError('its optimizer has no floating-point numbers')
+        check_averages([*matrices, *vectors][number], entry)
+
+
+def check_averages(parameter: torch.nn.Parameter, entry: Any):
+    """Refuse what are not AdamW's averages of the gradients of a parameter."""
+    if not isinstance(entry, dict) or set(entry) != {'step', 'exp_avg', 'exp_avg_sq'}:
+        raise ValueError('its optimizer is not AdamW')
+    check_tensors(entry.values())
+    shapes = [entry[name].shape for name in ('step', 'exp_avg', 'exp_avg_sq')]
+    if shapes != [torch.Size([]), parameter.shape, parameter.shape]:
+        raise ValueError('its optimizer is of another model')
+    if any(not tensor.is_floating_point() for tensor in entry.values()):
+        raise ValueError('its optimizer has no floating-point numbers')

@@ -136,6 +136,12 @@ def plot(xs: list[float], ys: list[float], width: int = 64, height: int = 12) ->
     return [*lines, f'{xs[0]:<{half}.1f}{xs[-1]:>{half}.1f}']
 
 
+def smooth_curve(ys: list[float]) -> list[float]:
+    """Each value averaged with up to 7 neighbours on either side."""
+    pooled = F.avg_pool1d(torch.tensor([ys]), 15, 1, padding=7, count_include_pad=False)
+    return pooled[0].tolist()
+
+
 def find_lr(take_step: Callable[[float], float], n_steps: int = 300) -> list[str]:
     """Take steps with ever larger learning rates; the curve of the loss and a proposal, as lines.
 
@@ -151,8 +157,7 @@ def find_lr(take_step: Callable[[float], float], n_steps: int = 300) -> list[str
         if loss > 1.3 * losses[0]:
             break
     exponents = exponents[: len(losses)]
-    pooled = F.avg_pool1d(torch.tensor([losses]), 15, 1, padding=7, count_include_pad=False)
-    smooth = pooled[0].tolist()
+    smooth = smooth_curve(losses)
 
     best = 10 ** exponents[smooth.index(min(smooth))]
     *curve, axis = plot(exponents, smooth)

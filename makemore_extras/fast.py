@@ -190,13 +190,20 @@ def transformer_loss(model: nn.Module, idx: torch.Tensor, targets: torch.Tensor)
 def state_views(rows: torch.Tensor, sizes: list[int]) -> tuple[list, list]:
     """Views of the state before every step and after it, for the items that take the step."""
     parts = rows.split([sizes[0], *sizes])
-    before = [part[:n] for part, n in zip(parts[:-1], sizes, strict=True)]
+    before = []
+    for part, n in zip(parts[:-1], sizes, strict=True):
+        before.append(part if len(part) == n else part[:n])
     return before, list(parts[1:])
 
 
 def states_before(rows: torch.Tensor, sizes: list[int]) -> torch.Tensor:
     """The state before every step, of all steps one below the other (N, H)."""
     return torch.cat(state_views(rows, sizes)[0])
+
+
+def split_steps(sizes: list[int], *tensors: torch.Tensor) -> list[tuple]:
+    """Of each tensor the views of all steps."""
+    return [tensor.split(sizes) for tensor in tensors]
 
 
 def forward_steps(*per_step):
@@ -239,16 +246,11 @@ def gru_forward(inputs, W, b, states, sizes):
     gates[:, 2 * H :] = b[2 * H :]  # x is added to this third behind the reset gate
     candidates = inputs.new_empty(len(inputs), H)
     reset, keep, added = gates.split(H, 1)
-    for h, new_h, gate, sigmoids, r, k, a, x, candidate in forward_steps(
-        *state_views(states[0], sizes),
-        gates.split(sizes),
-        gates[:, : 2 * H].split(sizes),
-        reset.split(sizes),
-        keep.split(sizes),
-        added.split(sizes),
-        inputs[:, 2 * H :].split(sizes),
-        candidates.split(sizes),
-    ):
+    all_sigmoids = gates[:, : 2 * H]
+    new_inputs = inputs[:, 2 * H :]
+    views = state_views(states[0], sizes)
+    parts = split_steps(sizes, gates, all_sigmoids, reset, keep, added, new_inputs, candidates)
+    for h, new_h, gate, sigmoids, r, k, a, x, candidate in forward_steps(*views, *parts):
         gate.addmm_(h, W)
         sigmoids.sigmoid_()
         torch.addcmul(x, r, a, out=candidate).tanh_()
@@ -269,14 +271,9 @@ def gru_backward(d, W, states, sizes, kept):
     grads = torch.empty_like(factors)
 
     d_states = d[0, sizes[0] :, None]  # (N, 1, H)
-    for d_h, d_new, d_new_3, factor, grad, flat_grad, k in backward_steps(
-        *state_views(d[0], sizes),
-        d_states.split(sizes),
-        factors.split(sizes),
-        grads.split(sizes),
-        grads.flatten(1).split(sizes),
-        keep.split(sizes),
-    ):
+    views = state_views(d[0], sizes)
+    parts = split_steps(sizes, d_states, factors, grads, grads.flatten(1), keep)
+    for d_h, d_new, d_new_3, factor, grad, flat_grad, k in backward_steps(*views, *parts):
         torch.mul(d_new_3, factor, out=grad)
         d_h.addcmul_(d_new, k).addmm_(flat_grad, W)
     d_inputs = torch.cat([*grads[:, :2].unbind(1), d_tanh * d[0, sizes[0] :]], 1)
@@ -289,17 +286,10 @@ def lstm_forward(inputs, W, b, states, sizes):
     gates = inputs + b  # (N, 4 * H): write, forget, read, candidate
     tanh_c = inputs.new_empty(len(inputs), H)
     write, forget, read, candidate = gates.split(H, 1)
-    for h, new_h, c, new_c, gate, sigmoids, w, f, r, cand, t in forward_steps(
-        *state_views(states[0], sizes),
-        *state_views(states[1], sizes),
-        gates.split(sizes),
-        gates[:, : 3 * H].split(sizes),
-        write.split(sizes),
-        forget.split(sizes),
-        read.split(sizes),
-        candidate.split(sizes),
-        tanh_c.split(sizes),
-    ):
+    all_sigmoids = gates[:, : 3 * H]
+    views = [*state_views(states[0], sizes), *state_views(states[1], sizes)]
+    parts = split_steps(sizes, gates, all_sigmoids, write, forget, read, candidate, tanh_c)
+    for h, new_h, c, new_c, gate, sigmoids, w, f, r, cand, t in forward_steps(*views, *parts):
         gate.addmm_(h, W)
         sigmoids.sigmoid_()
         cand.tanh_()
@@ -323,37 +313,19 @@ def lstm_backward(d, W, states, sizes, kept):
     grads = torch.empty_like(factors)
 
     d_cells = d[1, sizes[0] :, None]  # (N, 1, H)
-    for (
-        d_h,
-        d_new_h,
-        d_c,
-        d_new_c,
-        d_new_c_4,
-        factor,
-        grad,
-        grad_read,
-        flat_grad,
-        s,
-        s_read,
-        f,
-    ) in backward_steps(
-        *state_views(d[0], sizes),
-        *state_views(d[1], sizes),
-        d_cells.split(sizes),
-        factors.split(sizes),
-        grads.split(sizes),
-        grads[:, 2].split(sizes),
-        grads.flatten(1).split(sizes),
-        h_to_c.split(sizes),
-        h_to_read.split(sizes),
-        forget.split(sizes),
-    ):
+    grads_read = grads[:, 2]
+    d_gates = grads.flatten(1)
+    views = [*state_views(d[0], sizes), *state_views(d[1], sizes)]
+    parts = split_steps(sizes, d_cells, factors, grads, grads_read, d_gates)
+    slopes = split_steps(sizes, h_to_c, h_to_read, forget)
+    for step in backward_steps(*views, *parts, *slopes):
+        d_h, d_new_h, d_c, d_new_c, *more = step
+        d_new_c_4, factor, grad, grad_read, flat_grad, s, s_read, f = more
         d_new_c.addcmul_(d_new_h, s)
         torch.mul(d_new_c_4, factor, out=grad)
         torch.mul(d_new_h, s_read, out=grad_read)  # the read gate is reached from h alone
         d_h.addmm_(flat_grad, W)
         d_c.addcmul_(d_new_c, f)
-    d_gates = grads.flatten(1)
     return d_gates, d_gates
 
 
@@ -509,13 +481,16 @@ def make_update(optimizer: torch.optim.AdamW) -> Callable[[float], torch.Tensor]
 def adamw_kernel(group: dict, states: list[dict]):
     """AdamW's update of one group of parameters."""
     parameters = group['params']
+    grads = [p.grad for p in parameters]
+    averages = [state['exp_avg'] for state in states]
+    squares = [state['exp_avg_sq'] for state in states]
     steps = [state['step'] for state in states]
     torch._foreach_add_(steps, 1)
     torch._fused_adamw_(
         parameters,
-        [p.grad for p in parameters],
-        [state['exp_avg'] for state in states],
-        [state['exp_avg_sq'] for state in states],
+        grads,
+        averages,
+        squares,
         [],
         steps,
         lr=group['lr'],

@@ -106,12 +106,3 @@ def test_an_impossible_combination_is_refused_in_one_line(args, message, run, na
     assert message in result.err
     assert 'Traceback' not in result.err
     assert os.listdir() == []
-
-
-@pytest.mark.parametrize('args', [['--check-backprop'], ['--backprop', 'manual']])
-def test_without_the_extras_the_option_says_what_it_needs(args, train, monkeypatch):
-    monkeypatch.setattr(makemore, 'HAVE_EXTRAS', False)
-    result = train('mlp', *args)
-    assert result.code == 2
-    assert args[0] in result.err
-    assert 'makemore_extras' in result.err

@@ -165,15 +165,6 @@ def test_find_lr_of_a_model_without_one_is_refused(run, names):
     assert os.listdir() == []
 
 
-@pytest.mark.parametrize('args', [['--find-lr'], ['--diagnose', 1]])
-def test_without_the_extras_the_option_says_what_it_needs(args, train, monkeypatch):
-    monkeypatch.setattr(makemore, 'HAVE_EXTRAS', False)
-    result = train('mlp', *args)
-    assert result.code == 2
-    assert args[0] in result.err
-    assert 'makemore_extras' in result.err
-
-
 def test_a_curve_is_plotted_from_left_to_right_and_from_bottom_to_top():
     *rows, _ = diagnostics.plot([0, 1, 2], [1.0, 2.0, 3.0], width=3, height=3)
     assert rows == ['  *', ' * ', '*  ']

@@ -1,4 +1,5 @@
-"""The documentation tells the truth: help for every knob, a row for every model, commands that can be pasted."""
+"""The documentation is true: help for every setting, a row for every model, commands that work."""
+
 import ast
 import doctest
 import re
@@ -10,162 +11,265 @@ import pytest
 import makemore
 
 ROOT = Path(makemore.__file__).resolve().parent
-README = (ROOT / 'README.md').read_text(encoding='utf-8')
+READMES = {}  # the README.md of the project and those beside what they are about
+for path in ('README.md', 'lectures/README.md', 'tests/README.md', 'tests/bench/README.md'):
+    if (ROOT / path).exists():
+        READMES[path] = (ROOT / path).read_text(encoding='utf-8')
+README = READMES['README.md']
+SOURCE = (ROOT / 'makemore.py').read_text(encoding='utf-8')
+
+# -----------------------------------------------------------------------------
+# makemore.py and its help
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# The file
+def test_every_section_has_a_rule_of_dashes_and_one_plain_title():
+    """The titles alone are the table of contents of the file."""
+    lines = SOURCE.splitlines()
+    rules = [number for number, line in enumerate(lines) if re.fullmatch(r'# -+', line)]
+    assert {lines[number] for number in rules} == {'# ' + '-' * 77}
+    titles = [lines[number + 1] for number in rules]
+    assert len(titles) >= 8
+    assert len(set(titles)) == len(titles)
+    for number, title in zip(rules, titles, strict=True):
+        assert re.fullmatch(r'# [a-zA-Z][\w ,:-]{2,60}', title), title
+        # the title is followed by an empty line or by an explanation below it
+        assert lines[number + 2] in ('', '#'), title
+        assert lines[number - 1] == '', title
 
-def test_the_program_is_short():
-    assert len((ROOT / 'makemore.py').read_text(encoding='utf-8').splitlines()) <= 1200
 
-
-def test_there_are_few_knobs_and_each_has_help():
-    assert len(makemore.KNOBS) <= 45
+def test_there_are_few_settings_and_each_has_help():
+    assert len(makemore.SETTINGS) <= 45
     text = makemore.Parser().format_help()
-    for name, knob in makemore.KNOBS.items():
-        assert len(knob.metadata['help']) > 5, name
-        assert re.search(rf'--{name.replace("_", "-")}\b', text), name
+    for name, setting in makemore.SETTINGS.items():
+        assert len(setting.metadata['help']) > 5, name
+        assert re.search(rf'{makemore.flag_of(name)}\b', text), name
 
 
 def test_help_shows_defaults_and_every_model():
     text = ' '.join(makemore.Parser().format_help().split())
     for name, cls in makemore.MODELS.items():
-        assert f'{name} {" ".join(cls.__doc__.strip().splitlines()[0].split())}' in text
-    for name, knob in makemore.KNOBS.items():
-        if knob.type is not bool and knob.default not in (None, ''):
-            assert f'(default: {knob.default})' in text, name
+        summary = cls.__doc__.strip().splitlines()[0]
+        assert f'{name} {" ".join(summary.split())}' in text
+    for name, setting in makemore.SETTINGS.items():
+        if setting.type is not bool and setting.default not in (None, ''):
+            assert f'(default: {setting.default})' in text, name
 
 
-def test_the_file_has_a_table_of_contents():
-    """A rule of dashes and a plain title for every room; its lines fit a screen."""
-    lines = (ROOT / 'makemore.py').read_text(encoding='utf-8').splitlines()
-    titles = [after for rule, after in zip(lines, lines[1:]) if re.fullmatch(r'# -{20,}', rule)]
-    assert len(titles) >= 8 and all(re.match(r'# \w', title) for title in titles)
-    assert not [line for line in lines if len(line) > 120]
+def test_help_has_the_commands_of_the_docstring():
+    text = makemore.Parser().format_help()
+    commands = re.findall(r'^ {4}((?:python|torchrun) .*)', makemore.__doc__, re.MULTILINE)
+    assert len(commands) >= 5
+    for command in commands:
+        assert command in text
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Commands
+def test_a_setting_can_be_found_in_its_group():
+    groups = {setting.metadata['group'] for setting in makemore.SETTINGS.values()}
+    assert groups == set(makemore.GROUPS)
+
+
+# -----------------------------------------------------------------------------
+# finding commands
+
 
 def code_blocks(text):
-    """(language, lines) of every fenced or indented block: what stands there is meant to be pasted."""
-    fenced = re.findall(r'^```(\w*)\n(.*?)^```', text, re.M | re.S)
-    rest = re.sub(r'^```.*?^```', '', text, flags=re.M | re.S)
-    indented = re.findall(r'(?:^ {4}.*\n?)+', rest, re.M)
-    return [(language, block.splitlines()) for language, block in fenced] + [
-        ('', [line[4:] for line in block.splitlines()]) for block in indented]
+    """(language, lines) of every fenced or indented block: what stands there is to be pasted."""
+    fenced = re.findall(r'^```(\w*)\n(.*?)^```', text, re.MULTILINE | re.DOTALL)
+    rest = re.sub(r'^```.*?^```', '', text, flags=re.MULTILINE | re.DOTALL)
+    blocks = [(language, block.splitlines()) for language, block in fenced]
+    for block in re.findall(r'(?:^ {4}.*\n?)+', rest, re.MULTILINE):
+        blocks.append(('', [line[4:] for line in block.splitlines()]))
+    return blocks
 
 
-def commands(text):
-    """Each single command of the blocks as words; what a pipe, a ; or an && joins is several."""
+def command_lines(language, lines):
+    """The lines of a block that are commands.
+
+    A block without a language may show output, too. There a command is what begins like one.
+    """
+    block = '\n'.join(lines).replace('\\\n', ' ')
+    for name, value in re.findall(r'\bfor (\w+) in (\S+)', block):  # the first round of a loop
+        block = block.replace(f'${name}', value)
+    looks_like_one = re.compile(r'\$ |(\w+=\S* )*(python3?|torchrun|pip|makemore) ')
+    for line in block.splitlines():
+        if language in ('sh', 'bash', 'console') or looks_like_one.match(line):
+            yield line.removeprefix('$ ')
+
+
+def split_line(line):
+    """Each command of a line as words; a pipe, a semicolon or && joins several of them."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars='|&;<>()')
+    lexer.whitespace_split = True
+    lexer.commenters = '#'
+    command = []
+    for word in [*lexer, ';']:
+        if set(word) <= set('|&;'):
+            yield command
+            command = []
+        else:
+            command.append(word)
+
+
+def find_commands(text):
+    """Each single command of the code blocks, as words."""
     for language, lines in code_blocks(text):
-        if language in ('python', 'py'):
-            continue
-        block = '\n'.join(lines).replace('\\\n', ' ')
-        for name, value in re.findall(r'\bfor (\w+) in (\S+)', block):      # of a loop the first round
-            block = block.replace(f'${name}', value)
-        for line in block.splitlines():
-            # a block without a language may show output too: there only what begins like a command is one
-            shell = language in ('sh', 'bash', 'console')
-            if not shell and not re.match(r'\$ |(\w+=\S* )*(python3?|torchrun|pip) ', line):
-                continue
-            lexer = shlex.shlex(line.removeprefix('$ '), posix=True, punctuation_chars='|&;<>()')
-            lexer.whitespace_split, lexer.commenters, command = True, '#', []
-            for word in [*lexer, ';']:
-                if set(word) <= set('|&;'):
-                    yield command
-                    command = []
-                else:
-                    command.append(word)
+        if language not in ('python', 'py'):
+            for line in command_lines(language, lines):
+                yield from split_line(line)
 
 
-def arguments(command):
-    """What makemore.py gets, or None if it is not called; what stands behind a > is none of its business."""
-    at = next((i for i, word in enumerate(command) if Path(word).name == 'makemore.py'), None)
-    redirected = next((i for i, word in enumerate(command) if set(word) <= set('<>')), None)
-    return None if at is None else command[at + 1:redirected]
+def makemore_args(command):
+    """What makemore.py gets, or None if it is not called; without what stands behind a >."""
+    for number, word in enumerate(command):
+        if Path(word).name == 'makemore.py' or (number == 0 and word == 'makemore'):
+            args = command[number + 1 :]
+            break
+    else:
+        return None
+    for number, word in enumerate(args):
+        if set(word) <= set('<>'):
+            return args[:number]
+    return args
 
 
-def check(args):
-    """Parse and settle, as main would; --help and --version end there."""
+def find_makemore_args(text):
+    found = [makemore_args(command) for command in find_commands(text)]
+    return [args for args in found if args is not None]
+
+
+def check_args(args):
+    """Parse the arguments and resolve the settings, as a run would; --help would end there."""
     if not {'--help', '-h', '--version'} & set(args):
-        typed = vars(makemore.Parser().parse_args(args))
-        typed.pop('num_workers', None)
-        makemore.settle({name: makemore.check(name, value) for name, value in typed.items()})
-
-
-FROM_README = [args for args in map(arguments, commands(README)) if args is not None]
-# In the docstring an explanation stands behind each command, some spaces apart.
-BARE = re.sub(r'(?<=\S) {2,}\S.*', '', makemore.__doc__)
-FROM_DOCSTRING = [args for args in map(arguments, commands(BARE)) if args is not None]
-
-
-@pytest.mark.parametrize('args', FROM_README, ids=' '.join)
-def test_every_command_in_the_readme_parses(args):
-    check(args)
-
-
-@pytest.mark.parametrize('args', FROM_DOCSTRING, ids=' '.join)
-def test_every_command_in_the_docstring_parses(args):
-    check(args)
-
-
-def test_there_are_commands_to_check():
-    assert ['-i', 'names.txt', '--type', 'transformer'] in FROM_README and len(FROM_DOCSTRING) >= 5
+        makemore.resolve_config(makemore.parse_args(args))
 
 
 def test_a_shell_loop_is_understood():
     text = '```sh\nfor l in 0.1 0.2; do python makemore.py -l $l -o out/$l > log; done\n```\n'
-    assert [args for args in map(arguments, commands(text)) if args] == [['-l', '0.1', '-o', 'out/0.1']]
+    assert find_makemore_args(text) == [['-l', '0.1', '-o', 'out/0.1']]
 
 
 def test_a_wrong_command_is_noticed():
-    text = '    $ python makemore.py --tpye mlp | head -1   # a slip\n'
-    assert list(map(arguments, commands(text))) == [['--tpye', 'mlp'], None]
+    text = '    $ python makemore.py --tpye mlp | head -1   # misspelled\n'
+    commands = list(find_commands(text))
+    assert [makemore_args(command) for command in commands] == [['--tpye', 'mlp'], None]
     with pytest.raises(makemore.UserError):
-        check(['--tpye', 'mlp'])
+        check_args(['--tpye', 'mlp'])
 
 
-def test_the_other_commands_name_things_that_exist():
-    """python -m tokenizer, python tests/bench/x.py, pip install -r requirements.txt: all of this project."""
-    for command in commands(README):
-        for module in re.findall(r'python3? -m ([\w.]+)', ' '.join(command)):
-            here = ROOT / module.replace('.', '/')
-            assert module in ('venv', 'pytest', 'pip', 'http.server', 'cProfile') or here.with_suffix('.py').exists() \
-                or (here / '__main__.py').exists(), module
-        for path in re.findall(r'(?:python3?|bash|-r) ((?:[\w.-]+/)*[\w.-]+\.(?:py|txt|sh))', ' '.join(command)):
+def test_output_is_not_taken_for_a_command():
+    text = '```\n$ python makemore.py --type mlp\nstep 0 | dev loss 3.3\n```\n'
+    assert list(find_commands(text)) == [['python', 'makemore.py', '--type', 'mlp']]
+
+
+# -----------------------------------------------------------------------------
+# commands
+
+
+def without_explanations(docstring):
+    """A docstring without what follows its commands, some spaces apart."""
+    return re.sub(r'(?<=\S) {2,}\S.*', '', docstring)
+
+
+README_ARGS = [(name, args) for name in READMES for args in find_makemore_args(READMES[name])]
+DOCSTRING_ARGS = find_makemore_args(without_explanations(makemore.__doc__))
+
+
+@pytest.mark.parametrize(
+    'args', [args for _, args in README_ARGS], ids=[f'{n}: {" ".join(a)}' for n, a in README_ARGS]
+)
+def test_every_command_in_a_readme_parses(args):
+    check_args(args)
+
+
+@pytest.mark.parametrize('args', DOCSTRING_ARGS, ids=' '.join)
+def test_every_command_in_the_docstring_parses(args):
+    check_args(args)
+
+
+@pytest.mark.parametrize('path', sorted(ROOT.glob('makemore_extras/*.py')), ids=lambda p: p.name)
+def test_every_command_in_the_docstrings_of_the_extras_parses(path):
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')))
+    for args in find_makemore_args(without_explanations(docstring)):
+        check_args(args)
+
+
+def test_there_are_commands_to_check():
+    assert ('README.md', ['-i', 'names.txt', '--type', 'transformer']) in README_ARGS
+    assert len(DOCSTRING_ARGS) >= 5
+
+
+OTHER_MODULES = ('venv', 'pytest', 'pip', 'http.server', 'cProfile', 'ruff')
+
+
+@pytest.mark.parametrize('name', READMES)
+def test_other_commands_name_things_that_exist(name):
+    """python -m tokenizer, python tests/bench/x.py, pip install -r requirements.txt."""
+    for command in find_commands(READMES[name]):
+        line = ' '.join(command)
+        for module in re.findall(r'python3? -m ([\w.]+)', line):
+            path = ROOT / module.replace('.', '/')
+            is_ours = path.with_suffix('.py').exists() or (path / '__main__.py').exists()
+            assert is_ours or module in OTHER_MODULES, module
+        file = r'((?:[\w.-]+/)*[\w.-]+\.(?:py|txt|sh))'
+        for path in re.findall(rf'(?:python3?|bash|-r) {file}', line):
             assert (ROOT / path).exists(), path
 
 
-def test_python_in_the_readme_is_python():
-    blocks = [('python', ['x = 1'])] + code_blocks(README)
-    for language, lines in blocks:
+def python_sources(text):
+    """The Python in a text: of sessions, only what was typed."""
+    for language, lines in code_blocks(text):
         if language in ('python', 'py'):
-            examples = doctest.DocTestParser().get_examples('\n'.join(lines))      # those with >>> in front
-            for source in [example.source for example in examples] or ['\n'.join(lines)]:
-                assert ast.parse(source).body
+            block = '\n'.join(lines)
+            examples = doctest.DocTestParser().get_examples(block)
+            yield from [example.source for example in examples] or [block]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize('name', READMES)
+def test_python_in_a_readme_is_python(name):
+    for source in python_sources(READMES[name]):
+        assert ast.parse(source).body
+
+
+def test_python_is_found_in_sessions_and_in_blocks():
+    text = '```python\n>>> 1 + 1\n2\n```\n\n```py\nx = 1\n```\n'
+    assert list(python_sources(text)) == ['1 + 1\n', 'x = 1']
+
+
+# -----------------------------------------------------------------------------
 # README and requirements
 
-@pytest.mark.parametrize('kind', makemore.MODELS)
-def test_every_model_has_a_row_in_the_readme(kind):
-    assert re.search(rf'^\| *`?{re.escape(kind)}`? *\|', README, re.M)
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 200
+
+
+@pytest.mark.parametrize('model_type', makemore.MODELS)
+def test_every_model_has_a_row_in_the_readme(model_type):
+    assert re.search(rf'^\| *`?{re.escape(model_type)}`? *\|', README, re.MULTILINE)
 
 
 def test_the_first_screen_has_the_two_commands():
     screen = '\n'.join(README.splitlines()[:50])
-    assert 'pip install -r requirements.txt && python makemore.py -i names.txt --type transformer' in screen
-    assert 'pip install -r requirements.txt && python -m pytest' in screen
+    install = 'pip install -r requirements.txt'
+    assert f'{install} && python makemore.py -i names.txt --type transformer' in screen
+    assert f'{install} && python -m pytest' in screen
 
 
-def test_files_that_the_readme_names_are_there():
-    for path in re.findall(r'\]\(((?!http|#)[^)\s]+)\)', README):
-        assert (ROOT / path.split('#')[0]).exists(), path
+def linked_files(text):
+    """The paths in the links of a text; not those to the web or within the text."""
+    targets = re.findall(r'\]\(((?!http|#)[^)\s]+)\)', text)
+    return [target.split('#')[0] for target in targets]
+
+
+@pytest.mark.parametrize('name', READMES)
+def test_files_that_a_readme_links_to_exist(name):
+    for target in linked_files(READMES[name]):
+        assert ((ROOT / name).parent / target).exists(), target
 
 
 def test_every_requirement_is_pinned_and_has_a_reason():
-    for line in (ROOT / 'requirements.txt').read_text(encoding='utf-8').splitlines():
+    lines = (ROOT / 'requirements.txt').read_text(encoding='utf-8').splitlines()
+    requirements = [line for line in lines if not line.startswith('#')]
+    assert len(requirements) >= 5
+    for line in requirements:
         assert re.fullmatch(r'[\w-]+==[\w.]+ +# .{5,}', line), line

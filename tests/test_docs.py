@@ -193,6 +193,14 @@ def test_every_command_in_the_docstrings_of_the_extras_parses(path):
         check_args(args)
 
 
+def test_the_commands_of_the_pictures_parse():
+    pictures = pytest.importorskip('pictures', reason='Pillow is not installed')
+    for command in pictures.RUNS.values():
+        check_args(shlex.split(command))
+    folders = {name.split('/')[0] for name in pictures.RUNS}
+    assert folders == {picture.runs for picture in pictures.PICTURES.values()}
+
+
 def test_there_are_commands_to_check():
     assert ('README.md', ['-i', 'names.txt', '--type', 'transformer']) in README_ARGS
     assert len(DOCSTRING_ARGS) >= 5

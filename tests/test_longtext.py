@@ -3,6 +3,7 @@
 A small text is treated as a large one here, by a lower limit.
 """
 
+import io
 import json
 import os
 import random
@@ -111,6 +112,14 @@ def test_a_large_text_trains_to_the_same_weights_as_a_small_one(
         states.append(checkpoint['model'])
     for name, weights in states[0].items():
         assert torch.equal(states[1][name], weights), name
+
+
+@pytest.mark.parametrize('text', [PLAY, PLAY.upper()])
+def test_a_text_from_a_pipe_is_held_in_memory(text, folder, monkeypatch):
+    """It can be read only once, and nobody knows whether it is the same the next time."""
+    monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(text.encode())))
+    assert text_of(load('-', folder)) == text
+    assert list(folder.iterdir()) == []
 
 
 TEXTS = {

@@ -24,7 +24,7 @@ def test_ruff_has_nothing_to_say():
 
 
 def test_every_file_is_formatted():
-    run_ruff('format', '--check')
+    run_ruff('format', '--check', '--output-format=concise')
 
 
 # -----------------------------------------------------------------------------

@@ -4,14 +4,14 @@ makemore: give it a text file with one item per line, and it makes more items li
     python makemore.py -i names.txt --type transformer         train, and print new names
     python makemore.py -i names.txt --type ngram               count n-grams: done in seconds
     python makemore.py --sample-only --num-samples 100         sample from the newest run
-    python makemore.py --sample-only --prompt chr --new-only   start with chr, not in the data
+    python makemore.py --sample-only --prompt chr --new-only   names with chr... not in the data
     python makemore.py --resume --max-steps 20000              continue the newest run
     python makemore.py -i shakespeare.txt --text               one long text instead of lines
     torchrun --standalone --nproc_per_node=2 makemore.py       two processes, the same steps
 
-Read it from top to bottom: settings, data set, models from n-gram counts to a GPT, sampling,
-checkpoints, training, command line. Each section uses only what is above it. A new model is one
-class with the decorator `register`: it gets a flag, help, checkpoints and samples from there.
+Read it from top to bottom: settings, output and processes, data set, models (from n-gram counts to
+a GPT), sampling, checkpoints, training, command line. A new model is one class with the decorator
+`register`: training, sampling, checkpoints and --type NAME work for it.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import os
 import random
 import re
 import reprlib
+import shlex
 import signal
 import sys
 import sysconfig
@@ -37,7 +38,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-if sys.version_info < (3, 10):  # noqa: UP036 (say so in one line where an old Python would not)
+# An older Python would stop with a traceback further below.
+if sys.version_info < (3, 10):  # noqa: UP036
     sys.exit(f'makemore needs Python 3.10 or newer; this is Python {sys.version.split()[0]}')
 try:
     import torch
@@ -46,6 +48,8 @@ try:
     from tqdm import tqdm
 except ModuleNotFoundError as error:
     sys.exit(f'makemore needs {error.name}: install it with pip install torch tqdm')
+except KeyboardInterrupt:  # importing torch takes a second
+    sys.exit(130)
 
 try:  # optional: makemore.py on its own still trains, resumes and samples
     from makemore_extras import audit, backprop, board, diagnostics, fast, longtext, torchrun
@@ -76,95 +80,92 @@ class RunError(Exception):
 MODELS: dict[str, type['LanguageModel']] = {}  # --type NAME; `register` fills it
 
 GROUPS = ('data', 'model', 'training', 'logging', 'folders', 'sampling', 'machine')
-SAVED_GROUPS = ('data', 'model', 'training')  # what a checkpoint carries over
-
+SAVED_GROUPS = ('data', 'model', 'training')  # the groups that are saved in a checkpoint
 
 SPLIT_HELP = (
-    'honest: dev and test without lines that also occur in train; lecture: 80/10/10; '
-    'all: everything is train and dev'
+    'honest: 80/10/10, dev and test without lines that also occur in train; '
+    'lecture: plain 80/10/10; all: train and evaluate on all lines'
 )
-BLOCK_SIZE_HELP = 'context length in tokens (default: the longest line)'
 SMOOTHING_HELP = 'ngram: kn (interpolated Kneser-Ney) or add:K (add K to every count)'
-MAX_STEPS_HELP = 'training steps; the learning rate decays to zero over them'
 BACKPROP_METHODS = ('autograd', 'manual', 'micrograd')
-BACKPROP_HELP = 'what computes the gradients: autograd, manual or micrograd'
-DIAGNOSE_HELP = 'steps between reports on activations, gradients and updates'
-WORK_DIR_HELP = 'folder of the run (default: a new one under out/, or the newest there)'
-LENGTH_HELP = 'most tokens in a sample (default: twice the longest line, or 500)'
-TOP_P_HELP = 'nucleus sampling: the fewest tokens whose probabilities add up to p'
 
 
-def option(group: str, default: Any, help: str, limits: tuple | None = None, **more: Any) -> Any:
-    """One setting: its default, its help, and the lowest and highest value that are allowed.
+def option(
+    group: str, default: Any, help: str, limits: tuple | None = None, **metadata: Any
+) -> Any:
+    """A field of Config, with its help text and its lowest and highest value (None: no limit).
 
-    More can be choices, a short flag, and shape=True for what decides the shape of the weights:
-    such a setting can not be changed once they have been trained.
+    The metadata can be `choices`, a second `flag`, and `fixed=True` for settings that cannot
+    change after training has started.
     """
-    return field(default=default, metadata={'group': group, 'help': help, 'limits': limits, **more})
+    metadata |= {'group': group, 'help': help, 'limits': limits}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
 class Config:
     """Every setting of a run, with its default."""
 
-    input_file: str = option(
-        'data', 'names.txt', 'text file, an item per line; - is stdin', flag='-i'
-    )
+    input_file: str = option('data', 'names.txt', 'text file; - reads standard input', flag='-i')
     encoding: str = option('data', 'utf-8', 'character encoding of the input file')
     split: str = option('data', 'honest', SPLIT_HELP, choices=('honest', 'lecture', 'all'))
-    text: bool = option('data', False, 'treat the input as one long text, not as lines', shape=True)
+    text: bool = option('data', False, 'treat the input as one long text, not as lines', fixed=True)
     tokenizer: str = option('data', 'char', 'char, bpe (learned from train) or a tokenizer file')
-    vocab_size: int = option('data', 512, 'tokens that --tokenizer bpe learns', (256, 2**20))
+    vocab_size: int = option('data', 512, 'vocabulary size of --tokenizer bpe', (256, 2**20))
 
-    type: str = option('model', 'transformer', 'model type, see the list below', shape=True)
-    block_size: int | None = option('model', None, BLOCK_SIZE_HELP, (1, 2**16), shape=True)
-    n_layer: int = option('model', 4, 'number of layers', (1, 512), shape=True)
-    n_head: int = option('model', 4, 'number of attention heads', (1, 512), shape=True)
-    n_embd: int = option('model', 64, 'embedding channels', (1, 2**16), shape=True)
-    n_hidden: int = option('model', 64, 'hidden channels', (1, 2**16), shape=True, flag='--n-embd2')
-    dropout: float = option('model', 0.0, 'dropout probability', (0, 0.99))
-    smoothing: str = option('model', 'kn', SMOOTHING_HELP, shape=True)
-
-    batch_size: int = option(
-        'training', 64, 'items per step, over all processes', (1, 2**20), flag='-b'
+    type: str = option('model', 'transformer', 'model type, see the list below', fixed=True)
+    block_size: int | None = option(
+        'model', None, 'context length (default: the longest line)', (1, 2**16), fixed=True
     )
+    n_layer: int = option('model', 4, 'number of layers', (1, 512), fixed=True)
+    n_head: int = option('model', 4, 'number of attention heads', (1, 512), fixed=True)
+    n_embd: int = option('model', 64, 'embedding channels', (1, 2**16), fixed=True)
+    n_hidden: int = option('model', 64, 'hidden channels', (1, 2**16), fixed=True, flag='--n-embd2')
+    dropout: float = option('model', 0.0, 'dropout probability', (0, 0.99))
+    smoothing: str = option('model', 'kn', SMOOTHING_HELP, fixed=True)
+
+    batch_size: int = option('training', 64, 'items per step', (1, 2**20), flag='-b')
     learning_rate: float = option('training', 2e-3, 'peak learning rate', (0, None), flag='-l')
     weight_decay: float = option('training', 0.1, 'weight decay of matrices', (0, None), flag='-w')
-    max_steps: int = option('training', 10000, MAX_STEPS_HELP, (0, 10**9))
-    warmup: int | None = option(
-        'training', None, 'steps of warmup (default: 5 %% of all)', (0, None)
+    max_steps: int = option(
+        'training', 10000, 'training steps; the learning rate decays to zero over them', (0, 10**9)
     )
+    warmup: int | None = option('training', None, 'warmup steps (default: one in 20)', (0, None))
     grad_clip: float | None = option('training', 1.0, 'maximum gradient norm, or none', (0, None))
-    backprop: str = option('training', 'autograd', BACKPROP_HELP, choices=BACKPROP_METHODS)
+    backprop: str = option(
+        'training', 'autograd', 'autograd, manual or micrograd', choices=BACKPROP_METHODS
+    )
     seed: int = option('training', 3407, 'seed of weights, batches and samples', (0, 2**62))
     eval_interval: int = option('training', 500, 'steps between evaluations and saves', (1, None))
 
-    sample_interval: int | None = option(
-        'logging', 1000, 'steps between samples, or none', (1, None)
+    sample_interval: int | None = option('logging', 1000, 'steps between samples', (1, None))
+    diagnose: int | None = option(
+        'logging', None, 'steps between reports on activations, gradients, updates', (1, None)
     )
-    diagnose: int | None = option('logging', None, DIAGNOSE_HELP, (1, None))
     check_backprop: bool = option('logging', False, 'compare --backprop with autograd, then exit')
     find_lr: bool = option('logging', False, 'run a learning-rate range test, then exit')
 
-    work_dir: str | None = option('folders', None, WORK_DIR_HELP, flag='-o')
+    work_dir: str | None = option(
+        'folders', None, 'folder of the run (default: a new one or the newest in out/)', flag='-o'
+    )
     resume: bool = option('folders', False, 'continue the run in the work dir')
     overwrite: bool = option('folders', False, 'replace the run in the work dir')
-    sample_only: bool = option(
-        'folders', False, 'sample from the run in the work dir, do not train'
-    )
+    sample_only: bool = option('folders', False, 'only sample from the run in the work dir')
 
-    num_samples: int = option('sampling', 20, 'number of samples (of a text always 1)', (0, None))
+    num_samples: int = option('sampling', 20, 'number of samples (1 with --text)', (0, None))
     prompt: str = option('sampling', '', 'start of every sample; @FILE reads it from a file')
-    length: int | None = option('sampling', None, LENGTH_HELP, (1, None))
+    length: int | None = option(
+        'sampling', None, 'most tokens in a sample (default: twice the longest line)', (1, None)
+    )
     temperature: float = option('sampling', 1.0, 'sampling temperature; 0 is greedy', (0, None))
-    top_k: int | None = option('sampling', None, 'only the k most probable tokens', (1, None))
-    top_p: float | None = option('sampling', None, TOP_P_HELP, (1e-9, 1))
-    new_only: bool = option('sampling', False, 'only samples that are not in the data, none twice')
+    top_k: int | None = option('sampling', None, 'keep the k most probable tokens', (1, None))
+    top_p: float | None = option('sampling', None, 'nucleus sampling probability', (1e-9, 1))
+    new_only: bool = option('sampling', False, 'skip samples that are in the data, and repeats')
 
     device: str = option('machine', 'auto', 'auto, cpu, cuda, cuda:N or mps')
     threads: int | None = option('machine', None, 'CPU threads (default: 1)', (1, 512))
     compile: bool = option('machine', False, 'compile the model with torch.compile, for GPUs')
-    num_workers: int | None = option('machine', None, 'ignored, for old commands', flag='-n')
+    num_workers: int | None = option('machine', None, 'ignored; makemore had it', flag='-n')
 
 
 SETTINGS = {setting.name: setting for setting in fields(Config)}
@@ -175,15 +176,7 @@ def flag_of(name: str) -> str:
     return '--' + name.replace('_', '-')
 
 
-def value_type(name: str) -> type:
-    """The type of a setting's values, without None: int for `int | None`."""
-    annotation = SETTINGS[name].type
-    if isinstance(annotation, type):
-        return annotation
-    return get_args(annotation)[0]
-
-
-def closest_match(word: str, words: Iterable[str]) -> str:
+def suggest(word: str, words: Iterable[str]) -> str:
     """A hint for a misspelled word: 'transfomer' -> ', did you mean transformer?'"""
     matches = difflib.get_close_matches(word, list(words), n=1)
     return f', did you mean {matches[0]}?' if matches else ''
@@ -191,33 +184,34 @@ def closest_match(word: str, words: Iterable[str]) -> str:
 
 def convert_value(name: str, value: Any) -> Any:
     """The value with the type of its setting: convert_value('n_head', '8') -> 8."""
-    wanted = value_type(name)
-    if wanted is float and type(value) is int:
-        value = float(value)
-    if isinstance(value, str):
+    annotation = SETTINGS[name].type
+    types = get_args(annotation) or (annotation,)  # (int, NoneType) for `int | None`
+    if type(None) in types and value in (None, 'none'):
+        return None
+    wanted = types[0]
+    if isinstance(value, str) or (wanted is float and type(value) is int):
         with contextlib.suppress(ValueError):
             value = wanted(value)
-    if type(value) is not wanted:
-        number = 'whole number' if wanted is int else 'number'
-        raise UserError(f'{flag_of(name)} {reprlib.repr(value)}: expected a {number}')
+    if type(value) is not wanted:  # not isinstance: True is no whole number
+        kind = {int: 'a whole number', float: 'a number'}.get(wanted, wanted.__name__)
+        raise UserError(f'{flag_of(name)} {reprlib.repr(value)}: expected {kind}')
     return value
 
 
 def check_value(name: str, value: Any) -> Any:
     """The value of a setting, converted and within its limits; otherwise a UserError."""
-    is_optional = value_type(name) is not SETTINGS[name].type
-    if is_optional and value in (None, 'none'):
-        return None
     value = convert_value(name, value)
-
+    if value is None:
+        return None
     if SETTINGS[name].metadata['limits']:
         lowest, highest = SETTINGS[name].metadata['limits']
-        if not lowest <= value <= (highest or sys.float_info.max):  # nan and infinity fail, too
+        # nan and infinity are outside of every limit
+        if not lowest <= value <= (highest or sys.float_info.max):
             at_most = f' and at most {highest}' if highest else ''
             raise UserError(f'{flag_of(name)} {value}: must be at least {lowest}{at_most}')
     choices = list(MODELS) if name == 'type' else SETTINGS[name].metadata.get('choices')
     if choices and value not in choices:
-        hint = closest_match(value, choices)
+        hint = suggest(value, choices)
         raise UserError(f'{flag_of(name)} {value}: unknown{hint}; choose {", ".join(choices)}')
     return value
 
@@ -225,31 +219,30 @@ def check_value(name: str, value: Any) -> Any:
 def resolve_config(cli_args: dict, saved_settings: dict | None = None) -> Config:
     """The settings of a run.
 
-    Precedence, weakest first: the defaults, what the model type prefers, the checkpoint, and what
-    was typed. A typed value that contradicts the shape of the saved weights is refused.
+    Later ones win: the defaults, what the model type prefers, the checkpoint, the command line. A
+    flag that contradicts the saved weights is an error.
     """
     saved_settings = saved_settings or {}
     for name in saved_settings.keys() & cli_args.keys():
-        typed = cli_args[name]
+        given = cli_args[name]
         saved = saved_settings[name]
-        if SETTINGS[name].metadata.get('shape') and typed != saved:
-            raise UserError(f'{flag_of(name)} {typed} contradicts the checkpoint: it has {saved}')
+        if SETTINGS[name].metadata.get('fixed') and given != saved:
+            raise UserError(f'{flag_of(name)} {given} contradicts the checkpoint: it has {saved}')
 
     model_type = cli_args.get('type', saved_settings.get('type', Config.type))
     preferred = dict(MODELS[model_type].preferred_settings)
     if cli_args.get('backprop') == 'micrograd':
         preferred['dropout'] = 0.0  # micrograd has no dropout
-    settings = preferred | saved_settings | cli_args | {'type': model_type}
-    return Config(**settings)
+    return Config(**{**preferred, **saved_settings, **cli_args})
 
 
 def settings_to_save(config: Config) -> dict[str, Any]:
-    """The settings that resuming and sampling need again."""
-    return {
-        name: getattr(config, name)
-        for name, setting in SETTINGS.items()
-        if setting.metadata['group'] in SAVED_GROUPS
-    }
+    """The settings that are stored in a checkpoint, by name."""
+    saved = {}
+    for name, setting in SETTINGS.items():
+        if setting.metadata['group'] in SAVED_GROUPS:
+            saved[name] = getattr(config, name)
+    return saved
 
 
 # -----------------------------------------------------------------------------
@@ -257,7 +250,7 @@ def settings_to_save(config: Config) -> dict[str, Any]:
 
 
 def get_rank() -> int:
-    """Number of this process, 0 if there is only one."""
+    """Number of this process among those that torchrun started; 0 without torchrun."""
     return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
 
@@ -267,22 +260,27 @@ def get_world_size() -> int:
 
 
 def sum_over_ranks(*numbers: float) -> list[float]:
-    """Each number summed over all processes, which also makes them wait for each other."""
+    """Each number, summed over all processes."""
     totals = torch.tensor(numbers, dtype=torch.float64)
     if get_world_size() > 1:
         torch.distributed.all_reduce(totals)
     return totals.tolist()
 
 
-def escape_control_chars(text: str, stream: Any) -> str:
-    """The text as it may be written to the stream.
+def wait_for_ranks():
+    """Wait until all processes have come this far."""
+    sum_over_ranks(0)
 
-    A terminal would take control characters in somebody's data as commands, so it gets their
-    escape codes. A file or a pipe gets the text as it is.
+
+def escape_control_chars(text: str, stream: Any) -> str:
+    """The text, safe to write to the stream.
+
+    Control characters in somebody's data would act on a terminal, so there they are escaped. A
+    file or a pipe gets the text as it is.
     """
     if not stream.isatty():
         return text
-    control_chars = r'[\x00-\x08\x0b-\x1f\x7f-\x9f]'
+    control_chars = r'[\x00-\x08\x0b-\x1f\x7f-\x9f]'  # all but tab and newline
     return re.sub(control_chars, lambda match: repr(match[0])[1:-1], text)
 
 
@@ -299,56 +297,102 @@ def print_result(message: str):
         print0(message, sys.stdout)
 
 
-def is_interactive() -> bool:
-    """Whether somebody can see a progress bar: a terminal or a notebook."""
+def command(*args: Any) -> str:
+    """A command of this program that can be pasted into a shell."""
+    program = Path(sys.argv[0])
+    if program.stem != 'makemore':  # called from a notebook or another program
+        start = ['python', 'makemore.py']
+    elif program.suffix == '.py':
+        start = ['python', str(program)]
+    else:  # installed
+        start = ['makemore']
+    return shlex.join([*start, *map(str, args)])
+
+
+def progress_bar(items: Iterable | None = None, desc: str | None = None, **how: Any) -> tqdm:
+    """A progress bar on rank 0, if stderr is a terminal or a notebook."""
     is_notebook = type(sys.stderr).__module__.startswith('ipykernel')
-    return is_notebook or (sys.stderr is not None and sys.stderr.isatty())
+    is_visible = is_notebook or (sys.stderr is not None and sys.stderr.isatty())
+    hidden = get_rank() > 0 or not is_visible
+    return tqdm(items, desc=desc, disable=hidden, dynamic_ncols=True, **how)
 
 
-def launched_by_torchrun() -> bool:
-    """Whether torchrun started this process as one of several."""
-    return torch.distributed.is_torchelastic_launched() and 'RANK' in os.environ
+def need_extras(flag: str):
+    """Raise a UserError if an option needs makemore_extras and they are missing."""
+    if not HAVE_EXTRAS:
+        raise UserError(f'{flag} needs the folder makemore_extras beside makemore.py')
+
+
+def write_atomically(path: Path, write: Callable[[io.BufferedWriter], Any]):
+    """Write a whole file or nothing.
+
+    The content goes to a temporary file, is flushed to the disk, and then takes the name of the
+    old file. After a crash at any moment there is the old file or the new one.
+    """
+    temporary = path.with_name(path.name + '.tmp')
+    try:
+        temporary.unlink(missing_ok=True)
+        with open(temporary, 'xb') as file:  # x: never through a link that somebody put there
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
+        temporary.unlink(missing_ok=True)
+        reason = str(error).splitlines()[0]
+        raise RunError(f'cannot save {path}: {reason}; the old file is untouched') from None
 
 
 def init_device(name: str) -> torch.device:
-    """The device that was asked for; `auto` is a GPU where there is one."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    """The device with this name; `auto` is a GPU where there is one."""
+    if name == 'auto':
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        name = str(accelerator or 'cpu')
     try:
-        device = torch.device(accelerator or 'cpu') if name == 'auto' else torch.device(name)
+        device = torch.device(name)
         if device.type == 'cuda' and launched_by_torchrun():
             device = torch.device('cuda', int(os.environ['LOCAL_RANK']))
             torch.cuda.set_device(device)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device)  # fails if there is no such device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f'--device {name}: {reason}') from None
     return device
 
 
-def resume_after_restart(cli_args: dict[str, Any]):
-    """Change the typed settings so that a restarted group continues what was saved before."""
-    if torchrun.was_restarted():
-        cli_args.pop('overwrite', None)
-        has_checkpoint = (Path(cli_args['work_dir']) / 'last.pt').exists()
-        cli_args['resume' if has_checkpoint else 'overwrite'] = True
+def launched_by_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return torch.distributed.is_torchelastic_launched() and 'RANK' in os.environ
+
+
+def resume_after_restart(cli_args: dict[str, Any]) -> dict[str, Any]:
+    """The arguments; if torchrun restarted the group, those that continue what was saved."""
+    if not torchrun.was_restarted():
+        return cli_args
+    has_checkpoint = (Path(cli_args['work_dir']) / 'last.pt').exists()
+    kept = {name: value for name, value in cli_args.items() if name != 'overwrite'}
+    return kept | {'resume' if has_checkpoint else 'overwrite': True}
 
 
 @contextlib.contextmanager
-def process_group(cli_args: dict[str, Any]) -> Iterator[None]:
-    """Under torchrun, join the group of processes, and leave it at the end."""
+def process_group(cli_args: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Join the processes that torchrun started, and leave them at the end.
+
+    Yields the arguments with which to go on: a restarted group resumes what was saved before.
+    """
     if not launched_by_torchrun():
-        yield
+        yield cli_args
         return
-    if HAVE_EXTRAS:  # also takes part in torchrun's restarts
+    if HAVE_EXTRAS:
         try:
             torchrun.init_process_group(cli_args.get('work_dir'))
         except ValueError as error:
             raise UserError(str(error)) from None
-        resume_after_restart(cli_args)
+        cli_args = resume_after_restart(cli_args)
     else:
         torch.distributed.init_process_group()
     try:
-        yield
+        yield cli_args
     finally:
         torch.distributed.destroy_process_group()
 
@@ -357,48 +401,41 @@ def process_group(cli_args: dict[str, Any]) -> Iterator[None]:
 # data set
 
 MAX_PIECE = 64  # longer lines are cut into pieces, unless --block-size says otherwise
-LARGE_TEXT = 2**21  # bytes of a --text from which makemore_extras keeps the tokens on disk
+LARGE_TEXT = 2**21  # bytes: the tokens of a larger --text are kept on disk by makemore_extras
 
 
-def read_text(path: str, encoding: str) -> str:
-    """The text of a file or of standard input, with `\\n` line ends and no byte order mark."""
-    try:
-        codec = codecs.lookup(encoding).name
-        if codec == 'utf-8':
-            codec = 'utf-8-sig'  # the same, without the byte order mark
-        raw = read_bytes(path)
-        text = raw.decode(codec)
-    except (OSError, LookupError) as error:
-        reason = getattr(error, 'strerror', None) or error
-        raise UserError(f'cannot read {path}: {reason}; see -i and --encoding') from None
-    except UnicodeError as error:
-        valid = raw[: getattr(error, 'start', 0)].decode(encoding, 'ignore')
-        line = unify_line_ends(valid).count('\n') + 1
-        hint = 'name its encoding, as in --encoding latin-1'
-        raise UserError(f'{path}, line {line} is not {encoding}: {hint}') from None
-    return unify_line_ends(text)
+class CharTokenizer:
+    """One token per character: CharTokenizer('ab').encode_ordinary('ba') -> [1, 0].
 
+    The methods have the names of tokenizer.Tokenizer's, which can take its place.
+    """
 
-def read_bytes(path: str) -> bytes:
-    """Everything that a file or standard input (-) holds."""
-    if path != '-':
-        return Path(path).read_bytes()
-    if sys.stdin is None:
-        raise UserError('-i -: standard input is closed')
-    return sys.stdin.buffer.read()
+    def __init__(self, chars: str):
+        self.chars = chars
+        self.vocab_size = len(chars)
+        self.token_of = {ch: token for token, ch in enumerate(chars)}
 
+    def encode_ordinary(self, text: str) -> list[int]:
+        """The tokens of a text."""
+        unknown = sorted(set(text) - self.token_of.keys())
+        if unknown:
+            known = reprlib.repr(self.chars) if len(self.chars) > 500 else repr(self.chars)
+            raise UserError(f'{unknown[0]!r} is not in the vocabulary, which is {known}')
+        return [self.token_of[ch] for ch in text]
 
-def unify_line_ends(text: str) -> str:
-    """The text with the line ends of Windows and old Macs replaced by `\\n`."""
-    if '\r' not in text:
-        return text
-    return text.replace('\r\n', '\n').replace('\r', '\n')
+    def encode_text(self, text: str) -> torch.Tensor:
+        """The tokens of a large text: the same by one vectorised lookup; unknown ones are -1."""
+        table = torch.full((sys.maxunicode + 1,), -1, dtype=torch.int32)
+        table[code_points(self.chars).long()] = torch.arange(self.vocab_size, dtype=torch.int32)
+        return table.index_select(0, code_points(text))
 
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of some tokens."""
+        return ''.join(self.chars[token] for token in tokens)
 
-def make_generator(*numbers: int) -> torch.Generator:
-    """A random generator for (seed, step, ...): what it draws depends on nothing else."""
-    seed = random.Random(repr(numbers)).getrandbits(63)
-    return torch.Generator().manual_seed(seed)
+    def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
+        """The text of one token after another."""
+        return (self.chars[token] for token in tokens)
 
 
 def code_points(text: str) -> torch.Tensor:
@@ -409,63 +446,11 @@ def code_points(text: str) -> torch.Tensor:
     return torch.frombuffer(raw, dtype=torch.int32)
 
 
-class CharTokenizer:
-    """One token per character: with the characters 'ab', 'ba' is [1, 0]."""
-
-    def __init__(self, chars: str):
-        self.chars = chars
-        self.vocab_size = len(chars)
-        self.token_of = {ch: token for token, ch in enumerate(chars)}
-
-    def encode(self, text: str) -> list[int]:
-        unknown = sorted(set(text) - self.token_of.keys())
-        if unknown:
-            known = repr(self.chars[:500])
-            raise UserError(f'{unknown[0]!r} is not in the vocabulary, which is {known}')
-        return [self.token_of[ch] for ch in text]
-
-    def decode(self, tokens: Iterable[int]) -> str:
-        return ''.join(self.chars[token] for token in tokens)
-
-    def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
-        """The text of each token as it comes."""
-        return (self.chars[token] for token in tokens)
-
-    def encode_text(self, text: str) -> torch.Tensor:
-        """All tokens of a large text at once; a character that is not known becomes -1."""
-        table = torch.full((sys.maxunicode + 1,), -1, dtype=torch.int32)
-        table[code_points(self.chars).long()] = torch.arange(self.vocab_size, dtype=torch.int32)
-        return table.index_select(0, code_points(text))
-
-
-def load_tokenizer(config: Config, train_texts: Iterable[str]) -> Any:
-    """The byte-pair tokenizer that --tokenizer asks for: learned from train, or from a file."""
-    try:
-        from tokenizer import Tokenizer
-    except ModuleNotFoundError as error:
-        raise UserError(f'--tokenizer {config.tokenizer} needs the package {error.name}') from None
-    try:
-        if config.tokenizer != 'bpe':
-            return Tokenizer.load(config.tokenizer)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter('always')
-            tokenizer = Tokenizer().train(train_texts, config.vocab_size)
-    except (OSError, ValueError) as error:
-        raise UserError(f'--tokenizer {config.tokenizer}: {error}') from None
-    for warning in caught:  # a short text may run out of pairs
-        print0(f'--tokenizer bpe: {warning.message}')
-    return tokenizer
-
-
 class Spans(NamedTuple):
-    """Parts of the flat tensor of tokens: where each starts, and how many targets it has."""
+    """Slices of the flat token tensor: where each starts, and how many targets it has."""
 
     starts: torch.Tensor
     lengths: torch.Tensor
-
-
-def no_spans() -> Spans:
-    return Spans(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
 
 
 @dataclass(repr=False)
@@ -477,28 +462,34 @@ class CharDataset:
         0 e m m a 0 a v a 0
 
     A span is a start and a length: its inputs are tokens[start : start + length], and its targets
-    are the same slice shifted by one. With --tokenizer bpe the tokens are byte pairs instead of
-    characters. A data set that comes from a checkpoint has the vocabulary and the lines, but no
-    tokens and no spans.
+    are the same slice shifted by one.
+
+    With --text there is one long item and no boundary, so that tokens count from 0. With
+    --tokenizer bpe the tokens are byte pairs instead of characters. A data set that is restored
+    from a checkpoint has a vocabulary and lines, but no tokens and no spans.
     """
 
     tokenizer: Any
-    max_len: int  # tokens in the longest line
-    train_lines: list[str]
-    heldout_lines: list[str]  # dev and test
+    max_len: int  # tokens in the longest item: a line, or all of train in one long text
+    train_lines: list[str] = field(default_factory=list)
+    heldout_lines: list[str] = field(default_factory=list)  # dev and test
+    is_text: bool = False
     tokens: torch.Tensor | None = None
     spans: dict[str, Spans] = field(default_factory=dict)
     n_chars: int = 0  # line ends included
-    n_removed: int = 0  # dev and test lines left out because they also occur in train
-
-    is_text = False
-    first_id = 1  # the tokens of the tokenizer come after the boundary
+    n_removed: int = 0  # dev and test lines that were left out because they also occur in train
 
     def __repr__(self) -> str:
-        return f'{type(self).__name__}({self.vocab_size} tokens, {len(self.train_lines):,} lines)'
+        return f'CharDataset({self.vocab_size} tokens, {len(self.train_lines):,} lines in train)'
+
+    @property
+    def first_id(self) -> int:
+        """The first token after the boundary."""
+        return 0 if self.is_text else 1
 
     @property
     def vocab_size(self) -> int:
+        """Number of tokens, the boundary included."""
         return self.tokenizer.vocab_size + self.first_id
 
     @property
@@ -508,16 +499,15 @@ class CharDataset:
 
     @property
     def tokens_per_char(self) -> float:
+        """1 with characters, less with byte pairs."""
         return (len(self.tokens) - self.first_id) / self.n_chars
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text: with the characters 'ab', 'ba' -> [2, 1]."""
-        tokenizer = self.tokenizer
-        encode = getattr(tokenizer, 'encode_ordinary', tokenizer.encode)
-        return [token + self.first_id for token in encode(text)]
+        """The tokens of a text; with the characters 'ab', encode('ba') -> [2, 1]."""
+        return [token + self.first_id for token in self.tokenizer.encode_ordinary(text)]
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of some tokens, without the boundaries."""
+        """The text of some tokens, boundaries skipped."""
         ids = [token - self.first_id for token in tokens if token >= self.first_id]
         return self.tokenizer.decode(ids)
 
@@ -531,84 +521,116 @@ class CharDataset:
                 classes.append('in train')
             elif text in heldout:
                 classes.append('in dev or test')
+            elif text:
+                classes.append('new')
             else:
-                classes.append('new' if text else 'empty')
+                classes.append('empty')
         return classes
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint has to know of the data: plain types only."""
-        is_chars = isinstance(self.tokenizer, CharTokenizer)
+        """The part of the data set that is saved in a checkpoint: plain types only."""
         return {
             'text': self.is_text,
             'max_len': self.max_len,
-            'chars': self.tokenizer.chars if is_chars else None,
-            'byte_pairs': None if is_chars else self.tokenizer.to_dict(),
+            'chars': self.chars or None,
+            'byte_pairs': None if self.chars else self.tokenizer.to_dict(),
             'train_lines': '\n'.join(self.train_lines),
             'heldout_lines': '\n'.join(self.heldout_lines),
         }
 
 
-class TextDataset(CharDataset):
-    """One long text: no lines and no boundary, so its tokens count from 0.
-
-    The first 90 % are train and the rest is dev. max_len is the number of tokens in train.
-    """
-
-    is_text = True
-    first_id = 0
-
-
 def restore_dataset(state: dict[str, Any]) -> CharDataset:
-    """The data set of a checkpoint, without its tokens."""
+    """The data set that a checkpoint describes."""
     if state['byte_pairs'] is None:
         tokenizer = CharTokenizer(state['chars'])
     else:
         from tokenizer import Tokenizer
 
         tokenizer = Tokenizer.from_dict(state['byte_pairs'])
-    lines = {}
-    for name in ('train_lines', 'heldout_lines'):
-        lines[name] = state[name].split('\n') if state[name] else []
-    dataset_class = TextDataset if state['text'] else CharDataset
-    return dataset_class(tokenizer, state['max_len'], **lines)
+    dataset = CharDataset(tokenizer, int(state['max_len']), is_text=state['text'])
+    if state['train_lines']:
+        dataset.train_lines = state['train_lines'].split('\n')
+    if state['heldout_lines']:
+        dataset.heldout_lines = state['heldout_lines'].split('\n')
+    return dataset
+
+
+def read_text(path: str, encoding: str) -> str:
+    """The text of a file, or of standard input for -.
+
+    Line ends become `\\n`, and a byte order mark is dropped.
+    """
+    raw = b''
+    try:
+        if path == '-':
+            if sys.stdin is None:
+                raise UserError('-i -: standard input is closed')
+            raw = sys.stdin.buffer.read()
+        else:
+            raw = Path(path).read_bytes()
+        is_utf8 = codecs.lookup(encoding).name == 'utf-8'
+        codec = 'utf-8-sig' if is_utf8 else encoding  # utf-8-sig drops the byte order mark
+        return io.TextIOWrapper(io.BytesIO(raw), codec).read()  # which turns \r\n and \r into \n
+    except (OSError, LookupError, ValueError) as error:
+        if isinstance(error, UnicodeError):
+            line = line_of_error(raw, encoding, error)
+            hint = 'name its encoding, as in --encoding latin-1'
+            raise UserError(f'{path}, line {line} is not {encoding}: {hint}') from None
+        reason = getattr(error, 'strerror', None) or error
+        raise UserError(f'cannot read {path}: {reason}; see -i and --encoding') from None
+
+
+def line_of_error(raw: bytes, encoding: str, error: UnicodeError) -> int:
+    """The number of the line that could not be decoded."""
+    try:
+        raw.decode(encoding)  # all at once: TextIOWrapper's error counts from the last piece
+    except UnicodeError as whole_error:
+        error = whole_error
+    valid = raw[: getattr(error, 'start', 0)].decode(encoding, 'ignore')
+    return io.StringIO(valid + '.', newline=None).read().count('\n') + 1
+
+
+def load_tokenizer(config: Config, train_texts: Iterable[str]) -> Any:
+    """A byte-pair tokenizer, trained on the texts or loaded from a file."""
+    try:
+        from tokenizer import Tokenizer
+    except ModuleNotFoundError as error:
+        raise UserError(f'--tokenizer {config.tokenizer} needs the package {error.name}') from None
+    try:
+        if config.tokenizer != 'bpe':
+            return Tokenizer.load(config.tokenizer)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            tokenizer = Tokenizer().train(train_texts, config.vocab_size)
+    except (OSError, ValueError) as error:
+        raise UserError(f'--tokenizer {config.tokenizer}: {error}') from None
+    for warning in caught:  # that the text has too few pairs
+        print0(f'--tokenizer bpe: {warning.message}')
+    return tokenizer
 
 
 def smallest_int_type(vocab_size: int) -> torch.dtype:
-    """The smallest type that holds all tokens: a million lines should not take 8 bytes a token."""
+    """The smallest type that holds all tokens; with int64, millions of lines would fill memory."""
     if vocab_size <= 2**8:
         return torch.uint8
     return torch.int16 if vocab_size <= 2**15 else torch.int32
 
 
 def split_lines(n_lines: int, split: str) -> dict[str, list[int]]:
-    """The numbers of the lines in train, dev and test. They do not depend on --seed."""
+    """Shuffled line numbers for train, dev and test. They do not depend on --seed."""
     order = list(range(n_lines))
     random.Random(42).shuffle(order)
     if split == 'all':
         return {'train': order, 'dev': order, 'test': []}
-
-    n_train = max(1, int(0.8 * len(order)))
-    n_dev = max(1, int(0.9 * len(order)))
-    return {'train': order[:n_train], 'dev': order[n_train:n_dev], 'test': order[n_dev:]}
-
-
-def remove_train_lines(
-    lines: list[str], rows: dict[str, list[int]], train_lines: list[str]
-) -> int:
-    """Drop the dev and test lines that also occur in train; the number of dropped lines."""
-    in_train = set(train_lines)
-    n_removed = 0
-    for name in ('dev', 'test'):
-        kept = [row for row in rows[name] if lines[row] not in in_train]
-        n_removed += len(rows[name]) - len(kept)
-        rows[name] = kept
-    return n_removed
+    train_end = max(1, int(0.8 * n_lines))
+    dev_end = max(1, int(0.9 * n_lines))
+    return {'train': order[:train_end], 'dev': order[train_end:dev_end], 'test': order[dev_end:]}
 
 
 def encode_lines(lines: list[str], tokenizer: Any) -> torch.Tensor:
     """All lines as one flat tensor, with a 0 before, between and after them."""
     if isinstance(tokenizer, CharTokenizer):
-        # line ends are no characters of a line, so they become -1, which the shift turns into 0
+        # a line end is not in the vocabulary: it becomes -1, and 0 with the boundary's place
         text = '\n' + '\n'.join(lines) + '\n'
         tokens = tokenizer.encode_text(text) + 1
     else:
@@ -620,62 +642,63 @@ def encode_lines(lines: list[str], tokenizer: Any) -> torch.Tensor:
     return tokens.to(smallest_int_type(tokenizer.vocab_size + 1))
 
 
-def read_lines(config: Config) -> list[str]:
-    """The lines of the input file, without the space around them and without blank ones."""
+def load_lines(config: Config) -> CharDataset:
+    """The data set of a file with one item per line: stripped, without blank lines."""
     text = read_text(config.input_file, config.encoding)
     stripped = map(str.strip, text.split('\n'))
     lines = [line for line in stripped if line]
     if not lines:
         raise UserError(f'{config.input_file} is empty or blank: expected one item per line')
-    return lines
 
-
-def load_lines(config: Config) -> CharDataset:
-    """The data set of a file with one item per line."""
-    lines = read_lines(config)
     rows = split_lines(len(lines), config.split)
     train_lines = [lines[row] for row in rows['train']]
     n_removed = 0
     if config.split == 'honest':
-        n_removed = remove_train_lines(lines, rows, train_lines)
+        in_train = set(train_lines)
+        for name in ('dev', 'test'):
+            kept = [row for row in rows[name] if lines[row] not in in_train]
+            n_removed += len(rows[name]) - len(kept)
+            rows[name] = kept
+
     if config.tokenizer == 'char':
         tokenizer = CharTokenizer(''.join(sorted(set(''.join(lines)))))
     else:
         tokenizer = load_tokenizer(config, train_lines)
-
     tokens = encode_lines(lines, tokenizer)
-    boundaries = (tokens == 0).nonzero().flatten()
+
+    # a line starts at the boundary before it; its targets are its tokens and the boundary after it
+    boundaries = (tokens == 0).nonzero().flatten()  # (n_lines + 1,)
     starts = boundaries[:-1]
     lengths = boundaries.diff()
-    spans = {}
+    dataset = CharDataset(tokenizer, max_len=int(lengths.max()) - 1, train_lines=train_lines)
+    dataset.tokens = tokens
     for name, numbers in rows.items():
         index = torch.tensor(numbers, dtype=torch.int64)
-        spans[name] = Spans(starts[index], lengths[index])
-    heldout = [] if config.split == 'all' else rows['dev'] + rows['test']
-    return CharDataset(
-        tokenizer,
-        max_len=int(lengths.max()) - 1,
-        train_lines=train_lines,
-        heldout_lines=[lines[row] for row in heldout],
-        tokens=tokens,
-        spans=spans,
-        n_chars=sum(map(len, lines)) + len(lines),
-        n_removed=n_removed,
-    )
+        dataset.spans[name] = Spans(starts[index], lengths[index])
+    if config.split != 'all':
+        dataset.heldout_lines = [lines[row] for row in rows['dev'] + rows['test']]
+    dataset.n_chars = sum(map(len, lines)) + len(lines)
+    dataset.n_removed = n_removed
+    return dataset
 
 
-def check_text_size(path: str, n_chars: int, n_different: int):
+def one_span(start: int, end: int) -> Spans:
+    """tokens[start:end] as a span; the last token is only a target."""
+    return Spans(torch.tensor([start]), torch.tensor([end - start - 1]))
+
+
+def check_text_size(path: str, n_chars: int, chars: str):
     """Refuse a text from which nothing can be learned."""
-    if n_chars < 20 or n_different < 2:
-        what = 'expected at least 20 characters, not all the same'
-        raise UserError(f'{path} holds too little text: {what}')
+    if n_chars < 20 or len(chars) < 2:
+        hint = 'expected at least 20 characters, not all the same'
+        raise UserError(f'{path} holds too little text: {hint}')
 
 
-def load_text(config: Config) -> TextDataset:
-    """The data set of one long text that fits in memory."""
+def load_text(config: Config) -> CharDataset:
+    """The data set of one long text that fits in memory: 90 % train, the rest dev, no test."""
     text = read_text(config.input_file, config.encoding)
     chars = ''.join(sorted(set(text)))
-    check_text_size(config.input_file, len(text), len(chars))
+    check_text_size(config.input_file, len(text), chars)
     n_train = int(0.9 * len(text))
     if config.tokenizer == 'char':
         tokenizer = CharTokenizer(chars)
@@ -686,130 +709,123 @@ def load_text(config: Config) -> TextDataset:
         rest = tokenizer.encode_ordinary(text[n_train:])
         n_train = len(train)
         tokens = torch.tensor(train + rest)
-    return TextDataset(
-        tokenizer,
-        max_len=n_train,
-        train_lines=[],
-        heldout_lines=[],
-        tokens=tokens.to(smallest_int_type(tokenizer.vocab_size)),
-        spans={
-            'train': one_span(0, n_train),
-            'dev': one_span(n_train, len(tokens)),
-            'test': no_spans(),
-        },
-        n_chars=len(text),
-    )
+    dataset = CharDataset(tokenizer, max_len=n_train, is_text=True)
+    dataset.tokens = tokens.to(smallest_int_type(tokenizer.vocab_size))
+    dataset.n_chars = len(text)
+    nothing = torch.zeros(0, dtype=torch.int64)
+    dataset.spans = {
+        'train': one_span(0, n_train),
+        'dev': one_span(n_train, len(tokens)),
+        'test': Spans(nothing, nothing),
+    }
+    return dataset
 
 
-def one_span(start: int, end: int) -> Spans:
-    """All of a text from start to end; the last token is only a target."""
-    return Spans(torch.tensor([start]), torch.tensor([end - start - 1]))
+def is_large_text(config: Config) -> bool:
+    """Whether to keep the tokens of a --text on disk."""
+    path = Path(config.input_file)
+    with contextlib.suppress(OSError, ValueError):  # load_text says what is wrong with it
+        return HAVE_EXTRAS and config.text and path.stat().st_size > LARGE_TEXT
+    return False
 
 
-def progress_bar(pieces: Iterable, label: str) -> Iterable:
-    """The pieces one by one, with a bar if they take more than a second."""
-    hidden = get_rank() > 0 or not is_interactive()
-    return tqdm(pieces, label, leave=False, unit=' pieces', delay=1, disable=hidden)
-
-
-def load_large_text(config: Config, folder: Path) -> TextDataset:
+def load_large_text(config: Config, folder: Path) -> CharDataset:
     """The data set of a text of any size: its tokens are a memory-mapped file in the folder."""
+    path = config.input_file
 
     def make_tokenizer(chars: str, train: Iterable[str]) -> tuple[Any, dict]:
-        check_text_size(path, Path(path).stat().st_size, len(chars))
+        check_text_size(path, 20, chars)  # it is long, but is it all the same?
         use_chars = config.tokenizer == 'char'
         tokenizer = CharTokenizer(chars) if use_chars else load_tokenizer(config, train)
-        return tokenizer, TextDataset(tokenizer, 0, [], []).state()
+        return tokenizer, CharDataset(tokenizer, max_len=0, is_text=True).state()
 
-    path = config.input_file
+    def show_progress(pieces: Iterable, label: str) -> Iterable:
+        return progress_bar(pieces, label, leave=False, unit=' pieces', delay=1)
+
+    options = [config.encoding, config.tokenizer, config.vocab_size]
     try:
-        options = [config.encoding, config.tokenizer, config.vocab_size]
         found = longtext.open_tokens(folder, path, options)
         if found:
             print0(f'{folder / longtext.TOKENS}: using these tokens again, same text')
         elif get_rank() == 0:
             longtext.write_tokens(
-                folder, path, options, make_tokenizer, save=write_atomically, progress=progress_bar
+                folder, path, options, make_tokenizer, write_atomically, show_progress
             )
-        sum_over_ranks(0)  # one process writes, the others wait for it
+        wait_for_ranks()  # one process writes, the others wait for it
         found = found or longtext.open_tokens(folder, path, options)
     except (UnicodeError, LookupError):
-        read_text(path, config.encoding)  # says which line is wrong
+        read_text(path, config.encoding)  # raises a UserError that names the line
         raise
     except ValueError as error:
         raise RunError(str(error)) from None
     if not found:
-        raise RunError(f'{folder / longtext.TOKENS} does not belong to {path}: start again')
+        raise RunError(f'{folder / longtext.TOKENS} was not made from {path}: start again')
+
     n_train = found.n_train_tokens
-    train = longtext.evaluation_spans(0, n_train)
-    dev = longtext.evaluation_spans(n_train, len(found.tokens))
-    return replace(
-        restore_dataset(found.dataset | {'max_len': n_train}),
-        tokens=found.tokens,
-        spans={'train': Spans(*train), 'dev': Spans(*dev), 'test': no_spans()},
-        n_chars=found.n_chars,
-    )
+    nothing = torch.zeros(0, dtype=torch.int64)
+    dataset = restore_dataset(found.dataset | {'max_len': n_train})
+    dataset.tokens = found.tokens
+    dataset.n_chars = found.n_chars
+    dataset.spans = {
+        'train': Spans(*longtext.evaluation_spans(0, n_train)),
+        'dev': Spans(*longtext.evaluation_spans(n_train, len(found.tokens))),
+        'test': Spans(nothing, nothing),
+    }
+    return dataset
 
 
-def is_large_text(config: Config) -> bool:
-    """Whether the tokens of a --text should lie on disk instead of in memory."""
-    try:
-        size = Path(config.input_file).stat().st_size
-    except (OSError, ValueError):
-        return False
-    return HAVE_EXTRAS and config.text and size > LARGE_TEXT
+def cut_spans(spans: Spans, size: int) -> Spans:
+    """The spans, cut into pieces of at most this size.
 
-
-def cut_spans(spans: Spans, size: int) -> tuple[Spans, torch.Tensor]:
-    """Spans of at most this size, and for each how far into its line it starts."""
-    n_pieces = (spans.lengths + size - 1) // size
-    first_piece = n_pieces.cumsum(0) - n_pieces
+    Lengths [5, 3] and size 2 give pieces of [2, 2, 1] and [2, 1] tokens.
+    """
+    n_pieces = (spans.lengths + size - 1) // size  # [3, 2]
+    first_piece = n_pieces.cumsum(0) - n_pieces  # [0, 3]
     number = torch.arange(int(n_pieces.sum())) - first_piece.repeat_interleave(n_pieces)
-    offsets = number * size
+    offsets = number * size  # [0, 2, 4, 0, 2]
     starts = spans.starts.repeat_interleave(n_pieces) + offsets
-    lengths = spans.lengths.repeat_interleave(n_pieces) - offsets
-    return Spans(starts, lengths.clamp(max=size)), offsets
+    lengths = spans.lengths.repeat_interleave(n_pieces) - offsets  # [5, 3, 1, 3, 1]
+    return Spans(starts, lengths.clamp(max=size))
 
 
 def describe_dataset(config: Config, dataset: CharDataset) -> str:
-    """What was read, in two lines."""
+    """Two lines for the log: size of the input, size of each split."""
     name = 'standard input' if config.input_file == '-' else config.input_file
-    n_tokens = len(dataset.tokens)
+    size = f'{len(dataset.tokens):,} tokens, vocabulary of {dataset.vocab_size:,}'
     if dataset.is_text:
-        what = f'{n_tokens:,} tokens'
         n_train = dataset.max_len
-        sizes = f'{n_train:,} train, {n_tokens - n_train:,} dev'
-    else:
-        counts = {split: len(spans.starts) for split, spans in dataset.spans.items()}
-        n_lines = counts['train'] + dataset.n_removed
-        if config.split != 'all':
-            n_lines += counts['dev'] + counts['test']
-        what = f'{n_lines:,} lines, {n_tokens:,} tokens'
-        sizes = ', '.join(f'{n:,} {split}' if n else f'no {split}' for split, n in counts.items())
-        if dataset.n_removed:
-            sizes += f'; removed {dataset.n_removed:,} dev and test lines that also occur in train'
-    return f'{name}: {what}, vocabulary of {dataset.vocab_size:,}\n{sizes}'
+        return f'{name}: {size}\n{n_train:,} train, {len(dataset.tokens) - n_train:,} dev'
+
+    n_lines = len(dataset.train_lines) + len(dataset.heldout_lines) + dataset.n_removed
+    parts = []
+    for split, spans in dataset.spans.items():
+        n = len(spans.starts)
+        parts.append(f'{n:,} {split}' if n > 0 else f'no {split}')
+    sizes = ', '.join(parts)
+    if dataset.n_removed:
+        sizes += f'; removed {dataset.n_removed:,} dev and test lines that also occur in train'
+    return f'{name}: {n_lines:,} lines, {size}\n{sizes}'
 
 
 def load_data(config: Config, folder: Path | None = None) -> tuple[Config, CharDataset]:
-    """The data set of a run, and its settings with the block size that follows from the data."""
+    """The data set of a run, and the settings with the block size filled in."""
     if not config.text:
         dataset = load_lines(config)
     elif folder and is_large_text(config):
         dataset = load_large_text(config, folder)
     else:
         dataset = load_text(config)
-    dataset.encode(config.prompt)  # an impossible prompt is refused now, not after the training
-
+    dataset.encode(config.prompt)  # fail early on a prompt with unknown characters
     model = MODELS[config.type]
     block_size = model.choose_block_size(config, dataset.max_len)
     print0(describe_dataset(config, dataset))
+
     size = model.max_piece or block_size
-    if dataset.is_text or dataset.max_len >= size:
+    if dataset.max_len >= size:
         for split, spans in dataset.spans.items():
-            dataset.spans[split], _ = cut_spans(spans, size)
-    if not dataset.is_text and dataset.max_len >= size:
-        print0(f'lines of more than {size - 1} tokens are cut into pieces of {size}')
+            dataset.spans[split] = cut_spans(spans, size)
+        if not dataset.is_text:
+            print0(f'lines of more than {size - 1} tokens are cut into pieces of {size}')
     return replace(config, block_size=block_size), dataset
 
 
@@ -819,17 +835,24 @@ def pad_batch(
     """Inputs and targets of some spans, both (B, T). Positions without a target are -1 in y."""
     lengths = spans.lengths[:, None]  # (B, 1)
     t = torch.arange(int(lengths.max()) + 1)  # (T + 1,)
-    # behind its end a span repeats its last target; nothing depends on what stands there
+    # past its end a row repeats its last token; y is -1 there, so it does not count
     index = spans.starts[:, None] + torch.minimum(t, lengths)  # (B, T + 1)
     batch = tokens[index].long()
-    x = batch[:, :-1]
-    y = batch[:, 1:].masked_fill(t[:-1] >= lengths, -1)
+    x = batch[:, :-1]  # (B, T)
+    y = batch[:, 1:].masked_fill(t[:-1] >= lengths, -1)  # (B, T)
     return x.to(device), y.to(device)
+
+
+def make_generator(*numbers: int) -> torch.Generator:
+    """A random generator seeded from some numbers, such as (seed, step)."""
+    # random.Random hashes a string, so that neighbouring steps get unrelated seeds
+    seed = random.Random(repr(numbers)).getrandbits(63)
+    return torch.Generator().manual_seed(seed)
 
 
 @functools.lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, n: int) -> torch.Tensor:
-    """The order in which an epoch visits the n spans of train."""
+    """The order in which an epoch visits n spans; remembered, because every step asks for it."""
     generator = make_generator(seed, epoch)
     return torch.randperm(n, dtype=torch.int32, generator=generator)
 
@@ -838,19 +861,19 @@ def choose_spans(dataset: CharDataset, config: Config, step: int) -> Spans:
     """The spans of train in the global batch of a step: a function of (seed, step) alone."""
     spans = dataset.spans['train']
     batch_size = config.batch_size
-    if dataset.is_text:  # windows at random places
+    if dataset.is_text:  # windows at random places, as long as the pieces that train is cut into
         lengths = spans.lengths[:1].expand(batch_size)
-        last_start = dataset.max_len - int(lengths[0])
+        n_starts = dataset.max_len - int(lengths[0])
         generator = make_generator(config.seed, step)
-        starts = torch.randint(last_start, (batch_size,), generator=generator)
+        starts = torch.randint(n_starts, (batch_size,), generator=generator)
         return Spans(starts, lengths)
 
     n = len(spans.starts)
-    epoch, place = divmod(step, max(1, n // batch_size))
+    epoch, number = divmod(step, max(1, n // batch_size))  # the last, incomplete batch is dropped
     order = epoch_order(config.seed, epoch, n)
-    if batch_size > n:  # a short list goes into a batch more than once
+    if batch_size > n:  # a batch repeats the lines of a list that is shorter
         order = order.repeat(math.ceil(batch_size / n))
-    rows = order[place * batch_size : (place + 1) * batch_size]
+    rows = order[number * batch_size : (number + 1) * batch_size]
     return Spans(spans.starts.index_select(0, rows), spans.lengths.index_select(0, rows))
 
 
@@ -864,7 +887,7 @@ def get_batch(
     """
     spans = choose_spans(dataset, config, step)
     n_ranks = get_world_size()
-    mine = slice(get_rank(), None, n_ranks)
+    mine = slice(get_rank(), None, n_ranks)  # every n_ranks-th span, starting from this rank
     lengths = spans.lengths[mine]
     weight = 1.0
     if n_ranks > 1:
@@ -892,22 +915,26 @@ def register(name: str, **preferred_settings: Any) -> Callable:
 
 
 class LanguageModel(nn.Module):
-    """What a model has to provide is `logits`; one in closed form also has `fit(dataset)`.
+    """Base class: subclasses implement `logits`.
 
-    A model may keep what it computed in the cache, a dictionary of tensors with the batch first.
-    From then on it is given one new token at a time, and has to return the same logits.
+    A model that is not trained by gradient descent sets `is_counted` and has `fit(dataset)`.
+
+    A model may store tensors, the batch first, in the cache that it is given. It is then called
+    with one new token at a time, and must return the same logits as for the whole sequence.
     """
 
     preferred_settings: dict[str, Any] = {}  # noqa: RUF012 (set once, by `register`)
+    is_counted = False
     context: int | None = None  # how many tokens back the model sees; None: all of them
-    max_piece: int | None = None  # longer lines are cut; None: at the block size
+    max_piece: int | None = None  # longer lines are cut for training; None: at the block size
 
     @classmethod
     def choose_block_size(cls, config: Config, max_len: int) -> int:
-        """The context length: as typed, or the longest line and its end, within reason."""
+        """--block-size, or the longest line and its end, at most MAX_PIECE."""
         return config.block_size or min(max_len + 1, MAX_PIECE)
 
     def logits(self, idx: torch.Tensor, cache: dict | None = None) -> torch.Tensor:
+        """Logits (B, T, V) of the token that follows each position of idx (B, T)."""
         raise NotImplementedError
 
     def forward(self, idx: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -921,18 +948,21 @@ class LanguageModel(nn.Module):
             # the window has moved, and with it the position of every token in the cache
             idx = idx[:, -self.context :]
             cache = None
-        elif cache:
+        elif cache:  # it is empty at first, and for a model that does not use it
             idx = idx[:, -1:]
         return self.logits(idx, cache)[:, -1]
 
 
 def init_linear(module: nn.Module, gain: float = 1.0):
-    """Scale weights so that the outputs of a layer vary as much as its inputs, times the gain."""
-    for m in module.modules():
-        if isinstance(m, nn.Linear):
-            nn.init.normal_(m.weight, std=gain / m.in_features**0.5)
-            if m.bias is not None:
-                nn.init.zeros_(m.bias)
+    """Initialize all linear layers: normal with std gain / sqrt(fan_in), zero bias.
+
+    With gain 1 the outputs of a layer vary as much as its inputs.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=gain / layer.in_features**0.5)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def make_head(n_in: int, vocab_size: int, bias: bool = True) -> nn.Linear:
@@ -945,34 +975,34 @@ def make_head(n_in: int, vocab_size: int, bias: bool = True) -> nn.Linear:
 def make_embedding(n: int, n_embd: int) -> nn.Embedding:
     """A table with a row of n_embd small numbers for each of n tokens or positions."""
     embedding = nn.Embedding(n, n_embd)
-    embedding.weight.data.mul_(0.12)
+    embedding.weight.data.mul_(0.12)  # about 1 / sqrt(64)
     return embedding
 
 
 # -----------------------------------------------------------------------------
 # models: counting n-grams
 
-COUNTED_AT_ONCE = 2**20  # tokens: a larger text is counted in parts, which bounds the memory
-MAX_PAIRS = 2**25  # different n-grams of one length that may be held
+COUNTED_AT_ONCE = 2**20  # tokens: counting a text in parts bounds the memory
+MAX_PAIRS = 2**25  # different n-grams of one length that may be held in memory
 
 
-def shift_right(idx: torch.Tensor, n: int) -> torch.Tensor:
-    """Move every row n places to the right: [[1, 2, 3]], 1 -> [[0, 1, 2]]."""
-    return F.pad(idx, (n, 0))[:, : idx.size(1)]
+class Counts(NamedTuple):
+    """Different (context, next token) pairs, sorted, and how often each occurs."""
+
+    pairs: torch.Tensor
+    counts: torch.Tensor
 
 
-def count_unique(pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The different pairs, sorted, and how often each occurs."""
-    return pairs.unique(return_counts=True)
+def count_pairs(pairs: torch.Tensor) -> Counts:
+    """How often each of some pairs occurs."""
+    return Counts(*pairs.unique(return_counts=True))
 
 
-def merge_counts(
-    a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def merge_counts(a: Counts, b: Counts) -> Counts:
     """The counts of two parts of a text, added up."""
-    pairs, places = torch.cat([a[0], b[0]]).unique(return_inverse=True)
-    counts = torch.zeros_like(pairs).index_add_(0, places, torch.cat([a[1], b[1]]))
-    return pairs, counts
+    pairs, index = torch.cat([a.pairs, b.pairs]).unique(return_inverse=True)
+    counts = torch.zeros_like(pairs).index_add_(0, index, torch.cat([a.counts, b.counts]))
+    return Counts(pairs, counts)
 
 
 class PairTable(nn.Module):
@@ -991,7 +1021,8 @@ class PairTable(nn.Module):
         super().__init__()
         self.vocab_size = vocab_size
         self.register_buffer('pairs', pairs)
-        self.register_buffer('cumulative', F.pad(counts.cumsum(0), (1, 0)))  # all counts before i
+        # cumulative[i] is the sum of all counts before i
+        self.register_buffer('cumulative', F.pad(counts.cumsum(0), (1, 0)))  # (n + 1,)
 
     def lookup(self, contexts: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """For each context: count of the token, count of all tokens, number of different ones."""
@@ -1003,31 +1034,44 @@ class PairTable(nn.Module):
 
         pair = first_pair + tokens
         begin = torch.searchsorted(self.pairs, pair)
-        end = torch.searchsorted(self.pairs, pair, right=True)  # begin + 1 if it occurred
+        end = torch.searchsorted(self.pairs, pair, right=True)  # equal if the pair never occurred
         count = self.cumulative[end] - self.cumulative[begin]
         return count.double(), total.double(), n_different.double()
 
 
+def parse_smoothing(smoothing: str) -> float | None:
+    """The K of add:K; None for Kneser-Ney."""
+    if smoothing == 'kn':
+        return None
+    match = re.fullmatch(r'add:(\d*\.?\d+)', smoothing)
+    if not match or float(match[1]) == 0:
+        raise UserError(
+            f'--smoothing {smoothing}: expected kn, or add:K with K above 0, as in add:1'
+        )
+    return float(match[1])
+
+
 @register('ngram', block_size=5, max_steps=0)
 class NGram(LanguageModel):
-    """counts which token followed the last few: done in seconds, and hard to beat
+    """n-gram counts with Kneser-Ney smoothing: a strong baseline in a second
 
-    Long contexts are the most informative, and the most rarely seen. So the estimates of all
-    context lengths are combined, from the shortest to the longest, each correcting the one
-    before (interpolated Kneser-Ney). A discount D is taken from every count, and what it frees
-    goes to the shorter context:
+    Long contexts predict best, but are rare in the data. So the estimates of all context lengths
+    are combined, from the shortest to the longest, each correcting the one before (interpolated
+    Kneser-Ney). A discount D is taken from every count, and what it frees goes to the shorter
+    context:
 
         p(w | context) = (max(count - D, 0) + D * n_different * p(w | shorter context)) / total
 
     The longest contexts use plain counts. A shorter one counts in how many different longer
-    contexts a pair was seen, because only after an unseen longer context is it asked:
+    contexts a pair occurred, because it decides only where the longer one was never seen:
     "francisco" is frequent, but after anything other than "san" it is a bad guess.
 
-    With --smoothing add:K the longest context that was seen decides alone, as in the lecture:
+    With --smoothing add:K only the longest context that was seen is used, as in the lecture:
 
         p(w | context) = (count + K) / (total + K * V)
     """
 
+    is_counted = True
     max_piece = 2**12  # counting has no reason to cut a line short
 
     def __init__(self, config: Config, vocab_size: int):
@@ -1046,6 +1090,15 @@ class NGram(LanguageModel):
             PairTable(vocab_size, nothing, nothing) for _ in range(self.context + 1)
         )
 
+    def contexts(self, idx: torch.Tensor) -> Iterator[torch.Tensor]:
+        """For each length k the number of the last k tokens at every position (B, T)."""
+        context = torch.zeros_like(idx)
+        yield context
+        for back in range(self.context):  # one token further back is one more digit in front
+            shifted = F.pad(idx, (back, 0))[:, : idx.size(1)]  # [[1, 2, 3]] -> [[0, 1, 2]]
+            context = context + shifted * self.vocab_size**back
+            yield context
+
     # counting
 
     @torch.no_grad()
@@ -1058,78 +1111,74 @@ class NGram(LanguageModel):
         if self.add_k is None and len(dataset.spans['dev'].starts):
             self.discount = self.choose_discount(dataset)
 
-    def count(self, dataset: CharDataset) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """For each context length k the pairs of contexts that can not be longer than k.
+    def count(self, dataset: CharDataset) -> list[Counts]:
+        """Counts by context length.
 
-        These are all pairs of the longest length. The shorter ones are those at the start of a
-        line, where there are not that many tokens yet.
+        Every target is counted with its longest context. That is shorter than the block size only
+        at the start of a line.
         """
         spans = dataset.spans['train']
-        if dataset.is_text:  # all of it, where the other models are evaluated on a part
-            spans = one_span(0, dataset.max_len)
+        if dataset.is_text:  # all of it, even if the other models are evaluated on a part
+            spans = cut_spans(one_span(0, dataset.max_len), self.max_piece)
         nothing = torch.zeros(0, dtype=torch.int64)
-        counts = [(nothing, nothing) for _ in range(self.context + 1)]
-        for index, place in target_positions(spans, COUNTED_AT_ONCE):
-            depth = (place + 1).clamp(max=self.context)  # tokens of context at each target
-            pairs = dataset.tokens[index + 1].long()
-            for k in range(self.context + 1):
-                if k > 0:  # one token further back is one more digit in front
-                    digit = dataset.tokens[(index - k + 1).clamp(min=0)].long()
-                    pairs = pairs + digit * self.vocab_size**k
-                part = count_unique(pairs[depth == k])
-                counts[k] = merge_counts(counts[k], part)
-                if len(counts[k][0]) > MAX_PAIRS:
+        counts = [Counts(nothing, nothing) for _ in range(self.context + 1)]
+        batch_size = max(1, COUNTED_AT_ONCE // int(spans.lengths.max()))
+        for rows in torch.arange(len(spans.starts)).split(batch_size):
+            x, y = pad_batch(dataset.tokens, Spans(spans.starts[rows], spans.lengths[rows]))
+            n_seen = torch.arange(1, x.size(1) + 1).clamp(max=self.context)  # (T,)
+            for k, context in enumerate(self.contexts(x)):
+                pairs = context * self.vocab_size + y  # (B, T)
+                counted = pairs[(y >= 0) & (n_seen == k)]
+                counts[k] = merge_counts(counts[k], count_pairs(counted))
+                if len(counts[k].pairs) > MAX_PAIRS:
                     raise UserError(
                         f'--block-size {self.context}: more than {MAX_PAIRS:,} different '
                         'n-grams; choose a shorter context'
                     )
         return counts
 
-    def count_contexts(
-        self, counts: list[tuple[torch.Tensor, torch.Tensor]]
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def count_contexts(self, counts: list[Counts]) -> list[Counts]:
         """Kneser-Ney's counts: a pair counts once for each longer context that it was seen in."""
+        completed = [counts[-1]]
         for k in reversed(range(self.context)):
-            longer_pairs, _ = counts[k + 1]
-            without_oldest_token = longer_pairs % self.vocab_size ** (k + 1)
-            counts[k] = merge_counts(counts[k], count_unique(without_oldest_token))
-        return counts
+            longer = completed[0]
+            without_oldest_token = longer.pairs % self.vocab_size ** (k + 1)
+            merged = merge_counts(counts[k], count_pairs(without_oldest_token))
+            completed.insert(0, merged)
+        return completed
 
     def choose_discount(self, dataset: CharDataset) -> torch.Tensor:
         """The discount with the lowest loss on dev, or on an even sample of a large dev split."""
         spans = dataset.spans['dev']
         n_tokens = len(spans.starts) * int(spans.lengths.max())
-        step = 1 + n_tokens // 2**17
-        x, y = pad_batch(dataset.tokens, Spans(spans.starts[::step], spans.lengths[::step]))
-        targets = y.clamp(min=0)[:, :, None]
-        found = self.lookup(x, targets)
+        stride = 1 + n_tokens // 2**17
+        sample = Spans(spans.starts[::stride], spans.lengths[::stride])
+        x, y = pad_batch(dataset.tokens, sample)
+        found = self.look_up(x, y.clamp(min=0)[:, :, None])
         discounts = torch.arange(0.5, 1, 0.02, dtype=torch.float64)
         losses = []
         for discount in discounts:
-            p = self.interpolate(found, discount)[:, :, 0]
+            p = self.interpolate(found, discount)[:, :, 0]  # (B, T)
             losses.append(-p[y >= 0].log().mean())
         return discounts[torch.stack(losses).argmin()]
 
     # probabilities
 
-    def lookup(self, idx: torch.Tensor, tokens: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+    def look_up(self, idx: torch.Tensor, tokens: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
         """The counts of some tokens (B, T, M) after idx (B, T), for each context length."""
-        position = torch.arange(idx.size(1), device=idx.device)[:, None]
-        context = torch.zeros_like(idx)
+        position = torch.arange(idx.size(1), device=idx.device)[:, None]  # (T, 1)
         found = []
-        for k, table in enumerate(self.tables):
-            if k > 0:
-                context = context + shift_right(idx, k - 1) * self.vocab_size ** (k - 1)
-            count, total, n_different = table.lookup(context[:, :, None], tokens)
-            # before the start of a line there is nothing that could have been counted
-            total = total.masked_fill(position < k - 1, 0)
+        for k, context in enumerate(self.contexts(idx)):
+            count, total, n_different = self.tables[k].lookup(context[:, :, None], tokens)
+            # a context of k tokens exists from position k - 1 on
+            total = total.masked_fill(position < k - 1, 0)  # (B, T, 1)
             found.append((count, total, n_different))
         return found
 
     def interpolate(
         self, found: list[tuple[torch.Tensor, ...]], discount: torch.Tensor
     ) -> torch.Tensor:
-        """Probabilities from the counts of all context lengths, the shortest first."""
+        """Probabilities (B, T, M) from the counts of all context lengths, the shortest first."""
         p = torch.tensor(1 / self.vocab_size, dtype=torch.float64)
         for count, total, n_different in found:
             if self.add_k is None:
@@ -1141,48 +1190,23 @@ class NGram(LanguageModel):
         return p
 
     def logits(self, idx: torch.Tensor, cache: dict | None = None) -> torch.Tensor:
+        """The logarithm of the probability of every token."""
         every_token = torch.arange(self.vocab_size, device=idx.device).expand(*idx.shape, -1)
-        found = self.lookup(idx, every_token)
+        found = self.look_up(idx, every_token)
         return self.interpolate(found, self.discount).log()  # (B, T, V)
 
     def forward(self, idx: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The loss of every model, without the probabilities of all the other tokens."""
-        found = self.lookup(idx, targets.clamp(min=0)[:, :, None])
+        """The same loss as that of the base class, computed for the targets only."""
+        found = self.look_up(idx, targets.clamp(min=0)[:, :, None])
         p = self.interpolate(found, self.discount)[:, :, 0]  # (B, T)
         return -p[targets >= 0].log().mean()
 
     def load_state_dict(self, state_dict: dict, strict: bool = True, assign: bool = False):
-        """As for every module; the tables first take the sizes that the data once gave them."""
+        """Give the tables the sizes that they have in the state dict, then load it."""
         for k, table in enumerate(self.tables):
             table.pairs = torch.empty_like(state_dict[f'tables.{k}.pairs'])
             table.cumulative = torch.empty_like(state_dict[f'tables.{k}.cumulative'])
         return super().load_state_dict(state_dict, strict, assign)
-
-
-def parse_smoothing(smoothing: str) -> float | None:
-    """The K of add:K; None for Kneser-Ney."""
-    if smoothing == 'kn':
-        return None
-    match = re.fullmatch(r'add:(\d*\.?\d+)', smoothing)
-    if not match or float(match[1]) == 0:
-        raise UserError(
-            f'--smoothing {smoothing}: expected kn, or add:K with K above 0, as in add:1'
-        )
-    return float(match[1])
-
-
-def target_positions(spans: Spans, at_once: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Where the inputs of all targets stand: in the flat tensor, and in their line; in parts."""
-    pieces, offsets = cut_spans(spans, at_once)
-    part = pieces.lengths.cumsum(0) // at_once
-    sizes = part.unique_consecutive(return_counts=True)[1].tolist()
-    for starts, lengths, offset in zip(
-        pieces.starts.split(sizes), pieces.lengths.split(sizes), offsets.split(sizes), strict=True
-    ):
-        line = torch.arange(len(starts)).repeat_interleave(lengths)
-        first = lengths.cumsum(0) - lengths
-        place = torch.arange(len(line)) - first[line]
-        yield starts[line] + place, offset[line] + place
 
 
 # -----------------------------------------------------------------------------
@@ -1191,7 +1215,7 @@ def target_positions(spans: Spans, at_once: int) -> Iterator[tuple[torch.Tensor,
 
 @register('bigram', batch_size=128, learning_rate=0.02, weight_decay=0.0, max_steps=2000)
 class Bigram(LanguageModel):
-    """a table of which token follows which, learned by gradient; it ends up at the counts"""
+    """a table of logits, trained by gradient descent; it converges to bigram counts"""
 
     context = 1
 
@@ -1219,10 +1243,10 @@ class WindowModel(LanguageModel):
         self.net = nn.Sequential(*layers)
         init_linear(self.net, gain=5 / 3)  # tanh shrinks its inputs by about that much
         last_linear = [layer for layer in layers if isinstance(layer, nn.Linear)][-1]
-        init_linear(last_linear, gain=1 / 6)
+        init_linear(last_linear, gain=1 / 6)  # small logits: start close to uniform
 
     def windows(self, idx: torch.Tensor) -> torch.Tensor:
-        """For each position the tokens up to it, with boundaries before the first."""
+        """For each position the tokens up to it, with token 0 before the first."""
         padded = F.pad(idx, (self.context - 1, 0))
         return padded.unfold(1, self.context, 1)  # (B, T, block_size)
 
@@ -1231,7 +1255,7 @@ class WindowModel(LanguageModel):
         return self.net(windows).view(*idx.shape, -1)  # (B, T, V)
 
     def forward(self, idx: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The loss of the windows that have a target: batch norm must not average padding."""
+        """The loss of windows with a target only: batch norm must not average over padding."""
         real = targets >= 0
         logits = self.net(self.windows(idx)[real])  # (N, V)
         return F.cross_entropy(logits, targets[real])
@@ -1240,8 +1264,8 @@ class WindowModel(LanguageModel):
 class BatchNorm1d(nn.Module):
     """Normalize each channel over the batch, then scale and shift it; (N, C) or (N, T, C).
 
-    In training with the mean and variance of the batch, which are also averaged into the running
-    ones; in evaluation with the running ones.
+    In training mode it uses the mean and variance of the batch and updates the running ones; in
+    evaluation mode it uses the running ones.
     """
 
     def __init__(self, dim: int, eps: float = 1e-5, momentum: float = 0.1, gain: float = 1.0):
@@ -1256,28 +1280,24 @@ class BatchNorm1d(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training:
             dims = tuple(range(x.ndim - 1))  # all but the channels
-            mean = x.mean(dims)
-            x = x - mean
-            var = x.square().mean(dims)
-            self.update_running(mean, var, n=x.numel() // x.size(-1))
+            n = x.numel() // x.size(-1)
+            mean = x.mean(dims)  # (C,)
+            centered = x - mean
+            var = centered.square().mean(dims)  # (C,)
+            with torch.no_grad():  # as in torch: the running variance is the unbiased one
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(var * (n / max(1, n - 1)), self.momentum)
         else:
-            x = x - self.running_mean
+            centered = x - self.running_mean
             var = self.running_var
         scale = (var + self.eps).rsqrt() * self.weight
-        return x * scale + self.bias
-
-    @torch.no_grad()
-    def update_running(self, mean: torch.Tensor, var: torch.Tensor, n: int):
-        """As in torch: normalize with the biased variance, remember the unbiased one."""
-        unbiased = var * (n / max(1, n - 1))
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(unbiased, self.momentum)
+        return centered * scale + self.bias
 
 
 def hidden_layer(n_in: int, config: Config, norm: bool = True) -> list[nn.Module]:
-    """A linear layer with tanh and dropout.
+    """A linear layer, batch norm if wanted, tanh and dropout.
 
-    Before a norm it has no bias, because the norm would subtract it right away.
+    Before a norm the linear layer has no bias, because the norm would subtract it again.
     """
     layers = [nn.Linear(n_in, config.n_hidden, bias=not norm)]
     if norm:
@@ -1306,7 +1326,7 @@ class MLP(WindowModel):
 
 @register('bn-mlp', block_size=5, n_layer=6, n_embd=10, n_hidden=100, learning_rate=5e-3)
 class BatchNormMLP(WindowModel):
-    """a deep mlp that batch normalization keeps trainable (Ioffe 2015)"""
+    """a deep mlp with batch normalization, which keeps it trainable (Ioffe 2015)"""
 
     def __init__(self, config: Config, vocab_size: int):
         layers = [nn.Embedding(vocab_size, config.n_embd), nn.Flatten()]
@@ -1333,7 +1353,7 @@ class FlattenConsecutive(nn.Module):
 class WaveNet(WindowModel):
     """a tree that joins neighbours, then neighbours of neighbours (van den Oord 2016)
 
-    An mlp squeezes all tokens into one hidden layer at once; here each layer joins two.
+    An mlp joins all tokens of its window in one layer; here each layer joins two neighbours.
     """
 
     def __init__(self, config: Config, vocab_size: int):
@@ -1346,17 +1366,20 @@ class WaveNet(WindowModel):
 
     @classmethod
     def choose_block_size(cls, config: Config, max_len: int) -> int:
+        """A tree with n_layer levels joins 2**n_layer tokens."""
         if config.n_layer > 12 or config.block_size not in (None, 2**config.n_layer):
             raise UserError(
-                'a wavenet has at most 12 layers and sees 2**n_layer tokens: leave --block-size out'
+                'the block size of a wavenet is 2**n_layer, with at most 12 layers: '
+                'leave --block-size out'
             )
         return 2**config.n_layer
 
     def logits(self, idx: torch.Tensor, cache: dict | None = None) -> torch.Tensor:
-        """The same weights over a whole sequence.
+        """In evaluation the same weights over a whole sequence.
 
-        Neighbouring windows share most of their tree. Joining positions at distance 1, 2, 4, ...
-        computes each node once: this is a dilated convolution.
+        Neighbouring windows share most of their trees. Joining positions at distance 1, 2, 4, ...
+        computes each node once: this is a dilated convolution. All layers but FlattenConsecutive
+        work on each position by itself.
         """
         if self.training:  # batch norm needs the windows as its batch
             return super().logits(idx, cache)
@@ -1376,7 +1399,7 @@ class WaveNet(WindowModel):
 
 
 class Recurrent(LanguageModel):
-    """Reads one token at a time and keeps what it knows in a state; `step` updates the state.
+    """Base class: one token after another updates a hidden state.
 
     Unlike a window it has no fixed length: what was seen long ago can still be in the state.
     """
@@ -1392,12 +1415,14 @@ class Recurrent(LanguageModel):
         self.x2h = nn.Linear(config.n_embd, self.n_gates * H)
         self.h2h = nn.Linear(H, self.n_gates * H)
         self.start = nn.Parameter(torch.zeros(self.n_states, H))
-        self.tanh = nn.Tanh()
+        self.tanh = nn.Tanh()  # modules, so that --diagnose can observe them
         self.sigmoid = nn.Sigmoid()
         self.head = make_head(H, vocab_size)
 
-    def step(self, x: torch.Tensor, h2: torch.Tensor, *state: torch.Tensor) -> list[torch.Tensor]:
-        """The next state, from the input x and from h2, the first state through h2h."""
+    def step(
+        self, from_x: torch.Tensor, from_h: torch.Tensor, *state: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """The next state, given x2h(embedding), h2h(h) and the state itself; h comes first."""
         raise NotImplementedError
 
     def logits(self, idx: torch.Tensor, cache: dict | None = None) -> torch.Tensor:
@@ -1405,10 +1430,11 @@ class Recurrent(LanguageModel):
         if cache:
             state = list(cache['state'].unbind(1))
         else:
-            state = [vector.expand(len(idx), -1) for vector in self.start]
+            state = [vector.expand(len(idx), -1) for vector in self.start]  # (B, H) each
         outputs = []
-        for x in inputs.unbind(1):
-            state = self.step(x, self.h2h(state[0]), *state)
+        for from_x in inputs.unbind(1):
+            from_h = self.h2h(state[0])  # (B, n_gates * H)
+            state = self.step(from_x, from_h, *state)
             outputs.append(state[0])
         if cache is not None:
             cache['state'] = torch.stack(state, 1)  # (B, n_states, H)
@@ -1418,10 +1444,10 @@ class Recurrent(LanguageModel):
 
 @register('rnn', n_embd=64, n_hidden=128, learning_rate=3e-3, dropout=0.1, max_steps=14000)
 class RNN(Recurrent):
-    """one vector carried from token to token, as long as the line is (Elman 1990)"""
+    """a hidden state, updated at every token (Elman 1990)"""
 
-    def step(self, x, h2, h):
-        return [self.tanh(x + h2)]
+    def step(self, from_x, from_h, h):
+        return [self.tanh(from_x + from_h)]
 
 
 @register('gru', n_embd=64, n_hidden=128, learning_rate=3e-3, dropout=0.15, max_steps=7500)
@@ -1433,13 +1459,13 @@ class GRU(Recurrent):
 
     n_gates = 3
 
-    def step(self, x, h2, h):
-        x_reset, x_keep, x_new = x.chunk(3, dim=1)
-        h_reset, h_keep, h_new = h2.chunk(3, dim=1)
+    def step(self, from_x, from_h, h):
+        x_reset, x_keep, x_new = from_x.chunk(3, dim=1)  # (B, H) each
+        h_reset, h_keep, h_new = from_h.chunk(3, dim=1)
         reset = self.sigmoid(x_reset + h_reset)
         keep = self.sigmoid(x_keep + h_keep)
         candidate = self.tanh(x_new + reset * h_new)
-        return [torch.lerp(candidate, h, keep)]  # keep * h + (1 - keep) * candidate
+        return [keep * h + (1 - keep) * candidate]
 
 
 @register('lstm', n_embd=64, n_hidden=128, learning_rate=3e-3, dropout=0.15, max_steps=7000)
@@ -1449,8 +1475,8 @@ class LSTM(Recurrent):
     n_gates = 4
     n_states = 2
 
-    def step(self, x, h2, h, c):
-        write, forget, read, candidate = (x + h2).chunk(4, dim=1)
+    def step(self, from_x, from_h, h, c):
+        write, forget, read, candidate = (from_x + from_h).chunk(4, dim=1)  # (B, H) each
         c = self.sigmoid(forget) * c + self.sigmoid(write) * self.tanh(candidate)
         h = self.sigmoid(read) * self.tanh(c)
         return [h, c]
@@ -1462,7 +1488,7 @@ class LSTM(Recurrent):
 
 @register('bow', n_layer=2, n_embd=64, n_hidden=128, learning_rate=3e-3, max_steps=12000)
 class BagOfWords(LanguageModel):
-    """the mean of all tokens so far: attention that can not choose"""
+    """the mean of all tokens so far: attention with equal weights"""
 
     def __init__(self, config: Config, vocab_size: int):
         super().__init__()
@@ -1480,7 +1506,7 @@ class BagOfWords(LanguageModel):
         x = self.tok_emb(idx) + self.pos_emb(position)  # (B, T, C)
         n_seen = (position + 1)[:, None]  # (T, 1)
         for mlp in self.mlps:
-            x = x + x.cumsum(1) / n_seen
+            x = x + x.cumsum(1) / n_seen  # the mean of all positions up to this one
             x = x + mlp(x)
         return self.head(x)  # (B, T, V)
 
@@ -1496,15 +1522,18 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x: torch.Tensor, cache: dict | None = None) -> torch.Tensor:
         B, T, C = x.shape
-        qkv = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, nh, T, hs) each
-        if cache is not None:
+        q, k, v = self.qkv(x).split(C, dim=2)
+        q = q.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, nh, T, hs)
+        k = k.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+        v = v.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)
+        if cache is not None:  # every attention layer has an entry of its own
             if self in cache:
                 old_k, old_v = cache[self].unbind(1)
                 k = torch.cat([old_k, k], dim=2)
                 v = torch.cat([old_v, v], dim=2)
             cache[self] = torch.stack([k, v], 1)  # (B, 2, nh, T, hs)
-        # one new token after cached ones may see all of them, so it needs no mask
+        # softmax(q @ k^T / sqrt(hs)) @ v, where a position sees no later one. A single new token
+        # may see all cached ones, so it needs no mask.
         y = F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)  # (B, nh, T, hs)
         y = y.transpose(1, 2).reshape(B, T, C)  # put the heads side by side again
         return self.proj(y)
@@ -1522,7 +1551,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(C, 4 * C), nn.GELU(), nn.Linear(4 * C, C))
         self.drop = nn.Dropout(config.dropout)
         init_linear(self)
-        # 2 * n_layer outputs are added up, so each starts smaller by the root of that
+        # as in GPT-2: 2 * n_layer outputs are added up, so each is scaled by 1 / sqrt(2 * n_layer)
         for last_linear in (self.attn.proj, self.mlp[2]):
             init_linear(last_linear, gain=(2 * config.n_layer) ** -0.5)
 
@@ -1536,7 +1565,7 @@ class Block(nn.Module):
     'transformer', n_layer=4, n_head=4, n_embd=64, dropout=0.1, weight_decay=0.3, max_steps=12500
 )
 class Transformer(LanguageModel):
-    """GPT-2 in small: attention chooses what to look at (Vaswani 2017, Radford 2019)"""
+    """a small GPT-2: attention chooses what to look at (Vaswani 2017, Radford 2019)"""
 
     def __init__(self, config: Config, vocab_size: int):
         super().__init__()
@@ -1553,7 +1582,9 @@ class Transformer(LanguageModel):
         self.head = make_head(config.n_embd, vocab_size, bias=False)
 
     def logits(self, idx: torch.Tensor, cache: dict | None = None) -> torch.Tensor:
-        n_cached = next(iter(cache.values())).size(3) if cache else 0
+        n_cached = 0
+        if cache:  # an entry is (B, 2, nh, T, hs)
+            n_cached = next(iter(cache.values())).size(3)
         position = torch.arange(n_cached, n_cached + idx.size(1), device=idx.device)
         x = self.drop(self.tok_emb(idx) + self.pos_emb(position))  # (B, T, C)
         for block in self.blocks:
@@ -1564,9 +1595,9 @@ class Transformer(LanguageModel):
 # -----------------------------------------------------------------------------
 # sampling
 
-ONE_BY_ONE = 20  # samples drawn one after another, as in the lectures; the rest in batches
+ONE_BY_ONE = 20  # the first samples are drawn one by one, as in the lectures; later ones in batches
 SAMPLE_BATCH = 512
-MAX_FAILURES = 10_000  # samples in a row of which none is new, before --new-only gives up
+MAX_FAILURES = 10_000  # --new-only stops after so many samples in a row of which none is new
 TEXT_LENGTH = 500  # tokens in a sample of a model of one long text
 
 
@@ -1576,35 +1607,39 @@ def logits_to_probs(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> torch.Tensor:
-    """Logits (B, V) to probabilities, in float64 on the CPU: every device draws the same."""
-    logits = logits.double().cpu()
+    """Logits (B, V) to probabilities, in float64 on the CPU: every device samples the same.
+
+    After top-k or top-p a row sums to less than one.
+    """
+    logits = logits.cpu().double()
     if temperature == 0:  # the limit: the most probable token
         return F.one_hot(logits.argmax(-1), logits.size(-1)).double()
 
-    logits = logits - logits.amax(-1, keepdim=True)  # so that a tiny temperature can not overflow
+    logits = logits - logits.amax(-1, keepdim=True)  # so that a tiny temperature cannot overflow
     probs = (logits / temperature).softmax(-1)
     if top_k is None and top_p is None:
         return probs
-    ranked, order = probs.sort(descending=True, stable=True)
+    ranked, order = probs.sort(descending=True, stable=True)  # (B, V)
     if top_k is not None:
         ranked[:, top_k:] = 0
     if top_p is not None:
+        # the most probable token always stays: the mass before it is 0
         mass_before = ranked.cumsum(-1) - ranked
         total = ranked.sum(-1, keepdim=True)
-        ranked[mass_before >= top_p * total] = 0  # never the first, before which there is nothing
+        ranked[mass_before >= top_p * total] = 0
     return torch.zeros_like(probs).scatter(-1, order, ranked)
 
 
 def sample_token(probs: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """One token (B,) per row: where a uniform number falls in the cumulative sum.
+    """One token (B,) per row, by inverting the cumulative distribution.
 
-    The rows do not have to sum to one. torch.multinomial drew like this when the lectures were
-    recorded, so the names of the lectures come out. (Today it draws one token in another way.)
+    The rows do not have to sum to one. torch.multinomial sampled like this when the lectures were
+    recorded, so their names come out. (Newer versions draw a single token in another way.)
     """
-    cumulative = probs.cumsum(-1)
+    cumulative = probs.cumsum(-1)  # (B, V)
     uniform = torch.rand(len(probs), 1, dtype=torch.float64, generator=generator)
-    threshold = uniform * cumulative[:, -1:]
-    token = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)
+    threshold = uniform * cumulative[:, -1:]  # (B, 1)
+    token = torch.searchsorted(cumulative, threshold, right=True).squeeze(-1)  # (B,)
     return token.clamp(max=probs.size(-1) - 1)
 
 
@@ -1618,10 +1653,10 @@ def generate(
     use_cache: bool = True,
     **how: Any,
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """Continue all rows of idx (B, T) by one token after another.
+    """Extend every row of idx (B, T) token by token.
 
-    Yields the numbers of the rows that are still being written, and their new tokens. A row
-    that drew the stop token is not continued. `how` goes to logits_to_probs.
+    Yields the numbers of the rows that have not stopped, and their new tokens. `how` goes to
+    logits_to_probs.
     """
     device = next(iter(model.state_dict().values())).device
     idx = idx.to(device)
@@ -1629,25 +1664,26 @@ def generate(
     cache = {} if use_cache else None
     for _ in range(max_tokens):
         probs = logits_to_probs(model.next_logits(idx, cache), **how)
-        tokens = sample_token(probs, generator)
+        tokens = sample_token(probs, generator)  # (B,)
         yield rows.tolist(), tokens.tolist()
 
-        idx = torch.cat([idx, tokens[:, None].to(device)], dim=1)
+        idx = torch.cat([idx, tokens[:, None].to(device)], dim=1)  # (B, T + 1)
         if stop_token is None:
             continue
-        going_on = tokens != stop_token
-        if not going_on.any():
+        unfinished = tokens != stop_token
+        if not unfinished.any():
             return
-        if not going_on.all():
-            rows = rows[going_on]
-            idx = idx[going_on.to(device)]
-            for key in cache or ():
-                cache[key] = cache[key][going_on.to(device)]
+        if not unfinished.all():
+            rows = rows[unfinished]
+            unfinished = unfinished.to(device)
+            idx = idx[unfinished]
+            if cache:
+                cache = {key: entry[unfinished] for key, entry in cache.items()}
 
 
 @contextlib.contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and afterwards the mode that was before."""
+    """Switch to evaluation mode, and back afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -1659,16 +1695,16 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 def sample_batch(
     model: LanguageModel,
     dataset: CharDataset,
-    prompt: str,
     n: int,
     generator: torch.Generator,
-    length: int | None,
+    prompt: str = '',
+    length: int | None = None,
     **how: Any,
 ) -> list[str]:
     """n samples, all of them written at the same time."""
     start = dataset.encode(prompt)
     if dataset.is_text:
-        start = start or [0]  # a text has to start with something
+        start = start or [0]  # a text has no boundary to start from
         max_tokens = length or TEXT_LENGTH
         stop_token = None
     else:
@@ -1676,7 +1712,7 @@ def sample_batch(
         max_tokens = length or 2 * dataset.max_len + 10
         stop_token = 0
     rows = [list(start) for _ in range(n)]
-    idx = torch.tensor(rows)
+    idx = torch.tensor(rows)  # (n, T)
     for numbers, tokens in generate(model, idx, generator, max_tokens, stop_token, **how):
         for number, token in zip(numbers, tokens, strict=True):
             rows[number].append(token)
@@ -1684,24 +1720,19 @@ def sample_batch(
 
 
 def sample_forever(
-    model: LanguageModel,
-    dataset: CharDataset,
-    prompt: str = '',
-    seed: int = 3407,
-    length: int | None = None,
-    **how: Any,
+    model: LanguageModel, dataset: CharDataset, seed: int, **how: Any
 ) -> Iterator[str]:
-    """Samples without end. How many are taken does not change what they are."""
+    """An endless stream of samples. How many are taken does not change what they are."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(ONE_BY_ONE):
-        yield from sample_batch(model, dataset, prompt, 1, generator, length, **how)
+        yield from sample_batch(model, dataset, 1, generator, **how)
     for number in itertools.count():
         generator = make_generator(seed, number)
-        yield from sample_batch(model, dataset, prompt, SAMPLE_BATCH, generator, length, **how)
+        yield from sample_batch(model, dataset, SAMPLE_BATCH, generator, **how)
 
 
 def only_new(samples: Iterable[str], dataset: CharDataset) -> Iterator[str]:
-    """The samples that are not in the data, each once; ends when hardly any come anymore."""
+    """Samples that are not in the data, without repeats; stops when hardly any are left."""
     seen = {'', *dataset.train_lines, *dataset.heldout_lines}
     n_failures = 0
     for text in samples:
@@ -1728,24 +1759,36 @@ def sample(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> list[str]:
-    """n samples; with new_only fewer if the model has no more new ones."""
-    how = {'temperature': temperature, 'top_k': top_k, 'top_p': top_p}
+    """n samples; fewer with new_only if the model has no more new ones."""
+    how = {'prompt': prompt, 'length': length}
+    how |= {'temperature': temperature, 'top_k': top_k, 'top_p': top_p}
     with eval_mode(model):
-        samples = sample_forever(model, dataset, prompt, seed, length, **how)
+        samples = sample_forever(model, dataset, seed, **how)
         if new_only:
             samples = only_new(samples, dataset)
         return list(itertools.islice(samples, n))
 
 
+def sampling_options(config: Config) -> dict[str, Any]:
+    """The settings that `sample` takes, all but the number of samples and new_only."""
+    names = ('prompt', 'seed', 'length', 'temperature', 'top_k', 'top_p')
+    return {name: getattr(config, name) for name in names}
+
+
 def stream_text(
-    model: LanguageModel, dataset: CharDataset, config: Config, **how: Any
+    model: LanguageModel,
+    dataset: CharDataset,
+    prompt: str,
+    seed: int,
+    length: int | None,
+    **how: Any,
 ) -> Iterator[str]:
-    """One sample of a text, piece by piece as it is written."""
-    generator = torch.Generator().manual_seed(config.seed)
-    idx = torch.tensor([dataset.encode(config.prompt) or [0]])
-    steps = generate(model, idx, generator, config.length or TEXT_LENGTH, None, **how)
-    yield config.prompt
+    """One sample of a text: the prompt, then piece by piece what is written."""
+    yield prompt
+    generator = torch.Generator().manual_seed(seed)
+    idx = torch.tensor([dataset.encode(prompt) or [0]])  # (1, T)
     with eval_mode(model):
+        steps = generate(model, idx, generator, length or TEXT_LENGTH, None, **how)
         yield from dataset.tokenizer.decode_stream(tokens[0] for _, tokens in steps)
 
 
@@ -1757,7 +1800,7 @@ CHECKPOINT_VERSION = 2
 
 @dataclass
 class Run:
-    """All that a run consists of."""
+    """The state of a training run."""
 
     config: Config
     dataset: CharDataset
@@ -1765,33 +1808,14 @@ class Run:
     folder: Path | None = None
     device: torch.device | str = 'cpu'
     optimizer: torch.optim.Optimizer | None = None
+    backward: Callable | None = None  # computes the gradients; None: autograd does
     step: int = 0
     best_loss: float = math.inf  # lowest dev loss so far
     seconds: float = 0.0  # spent on training
-    lock: Any = None  # an open file: the folder is ours until it is closed
-
-
-def write_atomically(path: Path, write: Callable[[io.BufferedWriter], Any]):
-    """Write a whole file or nothing.
-
-    The content goes to a temporary file, is flushed to the disk, and then takes the name of the
-    old file. A crash at any moment leaves the old one or the new one.
-    """
-    temporary = path.with_name(path.name + '.tmp')
-    try:
-        with open(temporary, 'wb') as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
-        temporary.unlink(missing_ok=True)
-        reason = str(error).splitlines()[0]
-        raise RunError(f'can not save {path}: {reason}; the old file is untouched') from None
 
 
 def save_checkpoint(run: Run, name: str):
-    """Save best.pt, to sample from, or last.pt, which also has what resuming needs."""
+    """Save best.pt, to sample from, or last.pt, with what resuming needs; rank 0 writes it."""
     if get_rank() > 0:
         return
     optimizer_state = None
@@ -1810,32 +1834,54 @@ def save_checkpoint(run: Run, name: str):
     write_atomically(run.folder / name, lambda file: torch.save(content, file))
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint. Only tensors and plain types are let in: no code is run."""
-    if HAVE_EXTRAS:
-        audit.check_file(path)
-    content = torch.load(path, map_location='cpu', weights_only=True)
-    version = int(content['version'])
-    if version != CHECKPOINT_VERSION:
-        raise ValueError(f'it has version {version}, this program reads {CHECKPOINT_VERSION}')
-    return content
+@contextlib.contextmanager
+def damage_reported(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged or hostile file can raise into one line."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise UserError(f'{path} is not a checkpoint, or is damaged: {reason}') from None
 
 
-def build_run(content: dict[str, Any], folder: Path) -> Run:
-    """The run that a checkpoint describes, with its weights."""
-    settings = {name: check_value(name, value) for name, value in content['settings'].items()}
+def load_checkpoint(path: Path, cli_args: dict | None = None) -> tuple[Run, Any]:
+    """The run in a checkpoint, with the flags of the command line, and its optimizer's state.
+
+    Only tensors and plain types are loaded (weights_only), so that no code in the file is run.
+    """
+    with damage_reported(path):
+        if HAVE_EXTRAS:
+            audit.check_file(path)
+        content = torch.load(path, map_location='cpu', weights_only=True)
+        version = int(content['version'])
+        if version != CHECKPOINT_VERSION:
+            raise ValueError(f'it has version {version}, this program reads {CHECKPOINT_VERSION}')
+        settings = {}
+        for name, value in content['settings'].items():
+            if SETTINGS[name].metadata['group'] in SAVED_GROUPS:
+                settings[name] = check_value(name, value)
+    config = resolve_config(cli_args or {}, settings)
+    with damage_reported(path):
+        run = build_run(content, config, path.parent)
+        sample(run.model, run.dataset, 1, length=1)  # what loads may still fail in its first step
+    return run, content['optimizer']
+
+
+def build_run(content: dict[str, Any], config: Config, folder: Path) -> Run:
+    """The run that the content of a checkpoint describes, with its weights."""
     if HAVE_EXTRAS:
         audit.check_dataset(content['dataset'])
+        audit.check_tensors(content['model'].values())
     dataset = restore_dataset(content['dataset'])
-    config = resolve_config({}, settings)
     model_class = MODELS[config.type]
     vocab_size = dataset.vocab_size
     if HAVE_EXTRAS:
         sizes = (config.n_layer, config.n_embd, config.n_hidden, config.block_size, vocab_size)
-        audit.check_tensors(content['model'].values())
         audit.check_claims(lambda: model_class(config, vocab_size), sizes, content['model'])
     model = model_class(config, vocab_size)
     model.load_state_dict(content['model'])
+    if HAVE_EXTRAS:
+        audit.check_run(model, content['step'], content['optimizer'])
     run = Run(config, dataset, model, folder)
     run.step = int(content['step'])
     run.best_loss = float(content['best_loss'])
@@ -1843,34 +1889,24 @@ def build_run(content: dict[str, Any], folder: Path) -> Run:
     return run
 
 
-def load_checkpoint(path: Path, cli_args: dict | None = None) -> tuple[Run, Any]:
-    """The run in a checkpoint and the state of its optimizer, with the typed settings applied."""
-    try:
-        content = read_checkpoint(path)
-        run = build_run(content, path.parent)
-        optimizer_state = content['optimizer']
-        if HAVE_EXTRAS:
-            audit.check_run(run.model, content['step'], optimizer_state)
-        sample(run.model, run.dataset, 1, length=1)  # can it sample at all?
-    except Exception as error:  # a broken or hostile file fails in more ways than can be listed
-        reason = (str(error) or repr(error)).splitlines()[0]
-        raise UserError(f'{path} is not a checkpoint, or is damaged: {reason}') from None
+def load(folder: str = 'out', device: str = 'cpu') -> tuple[LanguageModel, CharDataset]:
+    """Model and data set of a run, ready to sample: model, dataset = load('out/transformer').
 
-    run.config = resolve_config(cli_args or {}, settings_to_save(run.config))
-    for module in run.model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = run.config.dropout
-    return run, optimizer_state
+    For a folder with several runs, those of the newest.
+    """
+    path = find_run(folder, None, 'best.pt') / 'best.pt'
+    run, _ = load_checkpoint(path)
+    return run.model.to(device).eval(), run.dataset
 
 
 def find_run(work_dir: str | None, model_type: str | None, name: str) -> Path:
-    """The folder of a run that has the file: the one typed, or the newest inside it or in out/."""
+    """work_dir if it contains the file, else the newest run below it (default: below out/)."""
     folder = Path(work_dir or 'out')
     if (folder / name).exists():
         return folder
     paths = list(folder.glob(f'*/{name}'))
     of_type = ''
-    if model_type:
+    if model_type:  # folders are called mlp, mlp-2, ...
         of_type = f' of type {model_type}'
         folder_name = re.compile(rf'{re.escape(model_type)}(-\d+)?')
         paths = [path for path in paths if folder_name.fullmatch(path.parent.name)]
@@ -1879,29 +1915,17 @@ def find_run(work_dir: str | None, model_type: str | None, name: str) -> Path:
     return max(paths, key=lambda path: path.stat().st_mtime_ns).parent
 
 
-def holds_run(folder: Path) -> bool:
-    """Whether there is a run in the folder that must not be lost."""
-    return (folder / 'last.pt').exists() or (folder / 'best.pt').exists()
-
-
-def choose_run_dir(config: Config) -> Path:
-    """Where a new run goes: the folder typed, or the next free one under out/."""
-    if config.work_dir is None:
-        for number in itertools.count(1):
-            folder = Path('out') / (config.type if number == 1 else f'{config.type}-{number}')
-            if not folder.exists():
-                return folder
+def check_work_dir(config: Config):
+    """Refuse to overwrite a run without --overwrite."""
+    if config.work_dir is None or config.overwrite:
+        return
     folder = Path(config.work_dir)
-    if holds_run(folder) and not config.overwrite:
+    if (folder / 'last.pt').exists() or (folder / 'best.pt').exists():
         raise UserError(f'{folder} holds a run: --resume continues it, --overwrite replaces it')
-    return folder
 
 
-def prepare_run_dir(folder: Path) -> Any:
-    """Make the folder and lock it for as long as the returned file is open."""
-    if get_rank() > 0:
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
+def lock_run_dir(folder: Path) -> Any:
+    """Lock the folder for as long as the returned file is open."""
     if not HAVE_EXTRAS:
         return None
     try:
@@ -1910,21 +1934,34 @@ def prepare_run_dir(folder: Path) -> Any:
         raise UserError(f'{folder} is in use by another run') from None
 
 
-def delete_old_run(folder: Path):
-    """Remove what an earlier run left in the folder."""
-    if get_rank() == 0:
-        for name in ('last.pt', 'best.pt', 'result.json'):
-            (folder / name).unlink(missing_ok=True)
+def claim_run_dir(config: Config) -> tuple[Path, Any]:
+    """The folder of a new run, made, locked and empty of older runs, and its lock.
 
-
-def load(folder: str = 'out', device: str = 'cpu') -> tuple[LanguageModel, CharDataset]:
-    """Model and data set of a run, ready to sample: model, dataset = load('out/transformer').
-
-    Given a folder of runs, the newest of them.
+    Only rank 0 makes it, and the others are told where it is.
     """
-    path = find_run(folder, None, 'best.pt') / 'best.pt'
-    run, _ = load_checkpoint(path)
-    return run.model.to(device).eval(), run.dataset
+    lock = None
+    claimed = [None]
+    if get_rank() == 0:
+        folder = Path(config.work_dir) if config.work_dir else make_numbered_dir(config.type)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = lock_run_dir(folder)
+        check_work_dir(config)  # another run may have ended here since the first look
+        for pattern in ('last.pt', 'best.pt', 'result.json', 'events.out.tfevents.*'):
+            for path in folder.glob(pattern):
+                path.unlink()
+        claimed = [folder]
+    if get_world_size() > 1:
+        torch.distributed.broadcast_object_list(claimed)
+    return claimed[0], lock
+
+
+def make_numbered_dir(name: str) -> Path:
+    """A new folder under out/: out/mlp, or out/mlp-2 if there is one already, and so on."""
+    for number in itertools.count(1):
+        folder = Path('out') / (name if number == 1 else f'{name}-{number}')
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
 
 
 # -----------------------------------------------------------------------------
@@ -1948,23 +1985,24 @@ def open_writer(folder: Path) -> Any:
 
 def add_scalars(writer: Any, step: int, values: dict[str, float]):
     """Add a point to each of some curves, if there is a writer."""
-    for name, value in values.items() if writer else ():
-        writer.add_scalar(name, value, step)
+    if writer:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
 
 
 @torch.no_grad()
 def evaluate(run: Run, split: str) -> float | None:
     """Exact mean loss per token over a whole split; None if it is empty.
 
-    Lines of similar length are evaluated together, so that there is hardly any padding. With
-    several processes each takes its part.
+    Batches are made of lines of similar length, so that there is little padding. With several
+    processes each takes its part.
     """
     spans = run.dataset.spans[split]
     order = spans.lengths.argsort(stable=True)[get_rank() :: get_world_size()]
     total_loss = 0.0
     total_tokens = 0
     with eval_mode(run.model):
-        while len(order):
+        while len(order):  # the longest first: if memory is short, it fails at once
             longest = int(spans.lengths[order[-1]])
             batch_size = max(1, 2**13 // longest)
             rows = order[-batch_size:]
@@ -1980,77 +2018,51 @@ def evaluate(run: Run, split: str) -> float | None:
 
 def get_lr(config: Config, step: int) -> float:
     """Linear warmup, by default over 5 % of the steps, then a cosine decay to zero."""
-    warmup = config.max_steps // 20 if config.warmup is None else config.warmup
+    warmup = config.warmup
+    if warmup is None:
+        warmup = config.max_steps // 20
     if step < warmup:
         return config.learning_rate * (step + 1) / warmup
     progress = (step - warmup) / max(1, config.max_steps - warmup)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def make_optimizer(config: Config, model: nn.Module, device: torch.device) -> torch.optim.AdamW:
-    """AdamW; biases and the gains of norms are not decayed."""
+def make_optimizer(
+    config: Config, model: nn.Module, device: torch.device, saved_state: dict | None = None
+) -> torch.optim.AdamW:
+    """AdamW, with the averages of a saved one if given; biases and norms are not decayed."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [
         {'params': matrices, 'weight_decay': config.weight_decay},
         {'params': vectors, 'weight_decay': 0.0},
     ]
-    can_fuse = device.type in ('cpu', 'cuda')
-    return torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=can_fuse)
+    on_cpu = device.type == 'cpu'
+    adamw = fast.FastAdamW if HAVE_EXTRAS and on_cpu else torch.optim.AdamW
+    optimizer = adamw(groups, betas=(0.9, 0.99), fused=on_cpu or device.type == 'cuda')
+    if saved_state:  # but not the saved learning rate and decay: those of this run count
+        state = optimizer.state_dict()
+        optimizer.load_state_dict(state | {'state': saved_state})
+    return optimizer
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer, saved_state: dict):
-    """Put saved averages of gradients into the optimizer; its settings stay those of the run."""
-    state = optimizer.state_dict()
-    state['state'] = saved_state
-    optimizer.load_state_dict(state)
-
-
-def backward_autograd(
-    net: nn.Module, x: torch.Tensor, y: torch.Tensor, weight: float = 1.0
-) -> torch.Tensor:
-    """The loss; its gradients, times the weight, are left in the parameters."""
-    with torch.autocast('cuda', torch.bfloat16, enabled=x.is_cuda):
-        loss = net(x, y)
-    scaled = loss if weight == 1 else loss * weight
-    scaled.backward()
-    return loss
-
-
-class TrainingParts(NamedTuple):
-    """What a training step calls."""
-
-    net: nn.Module  # the model as it is trained
-    backward: Callable  # (net, x, y, weight) -> loss; leaves the gradients in the parameters
-    update: Callable  # (max_norm) -> norm of the gradient; clips it and updates the weights
-
-
-def prepare_training(run: Run) -> TrainingParts:
-    """The parts of a training step: on a CPU in their fast forms, which compute the same."""
-    use_fast = HAVE_EXTRAS and run.device.type == 'cpu'
+def wrap_model(run: Run) -> nn.Module:
+    """The model as it is trained: compiled, faster on a CPU, shared by several processes."""
     net = run.model
     if run.config.compile:
         net = torch.compile(net)
-    elif use_fast:
+    elif HAVE_EXTRAS and run.device.type == 'cpu':
         net = fast.FastModel(net)
     if get_world_size() > 1:
         net = nn.parallel.DistributedDataParallel(net)
-
-    def update(max_norm: float) -> torch.Tensor:
-        norm = nn.utils.clip_grad_norm_(run.model.parameters(), max_norm)
-        run.optimizer.step()
-        return norm
-
-    if use_fast and fast.HAS_ADAMW_KERNEL:
-        update = fast.make_update(run.optimizer)
-    return TrainingParts(net, choose_backward(run), update)
+    return net
 
 
-def choose_backward(run: Run) -> Callable:
-    """The function that computes the gradients, as --backprop says."""
+def choose_backward(run: Run) -> Callable | None:
+    """The function that computes the gradients for --backprop; None for autograd."""
     config = run.config
     if config.backprop == 'autograd':
-        return backward_autograd
+        return None
     need_extras(f'--backprop {config.backprop}')
     if get_world_size() > 1:
         raise UserError(f'--backprop {config.backprop} works in a single process only')
@@ -2060,29 +2072,64 @@ def choose_backward(run: Run) -> Callable:
         raise UserError(f'--backprop {config.backprop}: {error}') from None
 
 
-def train_step(run: Run, parts: TrainingParts, lr: float | None = None) -> tuple[float, float]:
-    """Schedule, batch, forward, backward, step: the loss and the norm of its gradient."""
+def backward_autograd(
+    net: nn.Module, x: torch.Tensor, y: torch.Tensor, weight: float = 1.0
+) -> torch.Tensor:
+    """The loss; its gradients, times the weight, are left in the parameters. bfloat16 on CUDA."""
+    with torch.autocast('cuda', torch.bfloat16, enabled=x.is_cuda):
+        loss = net(x, y)
+    (loss * weight).backward()
+    return loss
+
+
+def train_step(run: Run, net: nn.Module, lr: float) -> tuple[float, float]:
+    """One optimization step: the loss and the norm of its gradient."""
     config = run.config
     for group in run.optimizer.param_groups:
-        group['lr'] = get_lr(config, run.step) if lr is None else lr
+        group['lr'] = lr
     x, y, weight = get_batch(run.dataset, config, run.step, run.device)
-    if config.dropout > 0:  # dropout depends on (seed, step) too: no generator has to be saved
+    if config.dropout > 0:  # seeded by (seed, step), so that a resumed run drops the same
         generator = make_generator(config.seed, run.step, get_rank())
         torch.manual_seed(generator.initial_seed())
 
+    # forward, backward, update
     run.optimizer.zero_grad(set_to_none=True)
-    loss = parts.backward(parts.net, x, y, weight)
-    grad_norm = parts.update(config.grad_clip or math.inf)
+    if run.backward is None:
+        loss = backward_autograd(net, x, y, weight)
+    else:  # --backprop manual or micrograd
+        loss = run.backward(run.model, x, y, weight)
+    clip_grad_norm = fast.clip_grad_norm if HAVE_EXTRAS else nn.utils.clip_grad_norm_
+    grad_norm = clip_grad_norm(run.model.parameters(), config.grad_clip or math.inf)
+    run.optimizer.step()
     run.step += 1
     return loss.item(), grad_norm.item()
 
 
-def check_finite(run: Run, loss: float, grad_norm: float):
+def diagnosed_step(run: Run, net: nn.Module, lr: float, writer: Any) -> tuple[float, float]:
+    """A training step that reports on activations, gradients and updates."""
+    x, y, _ = get_batch(run.dataset, run.config, run.step, run.device)
+    activations = diagnostics.observe_activations(run.model, x, y)
+    old_matrices = diagnostics.copy_matrices(run.model)
+    loss, grad_norm = train_step(run, net, lr)
+    reports = [
+        diagnostics.activation_report(activations),
+        diagnostics.update_report(run.model, old_matrices),
+    ]
+    for found in reports:
+        for line in found.lines:
+            print0(f'step {run.step:6} | {line}')
+        if writer:
+            board.add_report(writer, found, run.step)
+    return loss, grad_norm
+
+
+def check_finite(run: Run, **values: float):
     """Stop a run whose numbers have become infinite or nan."""
-    if not math.isfinite(loss + grad_norm):
+    if not all(math.isfinite(value) for value in values.values()):
+        found = ', '.join(f'{name.replace("_", " ")} {value}' for name, value in values.items())
         raise RunError(
-            f'step {run.step}: loss {loss}, gradient norm {grad_norm}; try a --learning-rate '
-            f'below {run.config.learning_rate}; {run.folder} has the last good checkpoint'
+            f'step {run.step}: {found}; try a --learning-rate below '
+            f'{run.config.learning_rate}; {run.folder} has the last good checkpoint'
         )
 
 
@@ -2090,84 +2137,71 @@ def evaluate_and_save(run: Run, losses: list[float], writer: Any):
     """Evaluate on dev, report it, and save; `losses` are those of the steps since last time."""
     dev_loss = evaluate(run, 'dev')
     name = 'dev loss'
-    if dev_loss is None:  # no dev split
+    if dev_loss is None:  # there is no dev split
         dev_loss = evaluate(run, 'train')
         name = 'loss on all of train'
-    parts = [f'step {run.step:6}', f'{name} {dev_loss:.4f}']
-    values = {'loss/dev': dev_loss}
-    if losses:
-        train_loss = sum(losses) / len(losses)
-        parts.insert(1, f'train loss {train_loss:.4f}')
-        values['loss/train'] = train_loss
-    print0(' | '.join(parts))
-    add_scalars(writer, run.step, values)
-    if writer:
-        writer.flush()
+    report_losses(run, losses, name, dev_loss, writer)
+    check_finite(run, dev_loss=dev_loss)
 
-    if not math.isfinite(dev_loss):
-        raise RunError(
-            f'dev loss is not finite: try a --learning-rate below {run.config.learning_rate}'
-        )
-    if run.step == 0 and run.optimizer:
-        check_initial_loss(dev_loss, run.dataset.vocab_size)
-    # best.pt first: if the program is killed between the two, nothing is lost
-    if dev_loss < run.best_loss or run.best_loss == math.inf:
+    # best.pt first, because a run may be killed between the two: resume_run looks into both
+    if dev_loss < run.best_loss:
         run.best_loss = dev_loss
         save_checkpoint(run, 'best.pt')
     save_checkpoint(run, 'last.pt')
-    sum_over_ranks(0)  # the others wait for rank 0, which writes
+    wait_for_ranks()  # for rank 0, which writes
 
 
-def check_initial_loss(dev_loss: float, vocab_size: int):
-    """Compare the loss before training with that of a uniform guess."""
-    uniform = math.log(vocab_size)
-    message = f'initial dev loss {dev_loss:.4f} (uniform guess: ln {vocab_size} = {uniform:.4f})'
-    if abs(dev_loss / uniform - 1) > 0.1:
-        message += '; more than 10 % apart: check the initialization'
-    print0(message)
+def report_losses(run: Run, losses: list[float], name: str, dev_loss: float, writer: Any):
+    """Print the losses, and write them for TensorBoard."""
+    curves = {'loss/dev': dev_loss}
+    train_part = ''
+    if losses:
+        curves['loss/train'] = sum(losses) / len(losses)
+        train_part = f'train loss {curves["loss/train"]:.4f} | '
+    print0(f'step {run.step:6} | {train_part}{name} {dev_loss:.4f}')
+    add_scalars(writer, run.step, curves)
+    if writer:
+        writer.flush()
+
+    if run.step == 0 and run.optimizer:  # before training
+        vocab_size = run.dataset.vocab_size
+        uniform = math.log(vocab_size)
+        is_far = abs(dev_loss / uniform - 1) > 0.1
+        warning = '; more than 10 % apart: check the initialization' if is_far else ''
+        guess = f'uniform guess: ln {vocab_size} = {uniform:.4f}'
+        print0(f'initial dev loss {dev_loss:.4f} ({guess}){warning}')
 
 
 def print_samples(run: Run, writer: Any):
-    """Print what the model makes now, grouped into new items and copies of the data."""
-    config = run.config
+    """Print samples, grouped into new ones and ones in train, dev or test."""
     dataset = run.dataset
-    samples = sample(
-        run.model,
-        dataset,
-        1 if dataset.is_text else config.num_samples,
-        prompt=config.prompt,
-        seed=config.seed,
-        length=config.length,
-        **sampling_settings(config),
-    )
-    if dataset.is_text:
-        groups = {'text': samples}
-    else:
-        groups = {}
-        for text, group in zip(samples, dataset.classify(samples), strict=True):
-            groups.setdefault(group, []).append(text)
-    for group, texts in sorted(groups.items(), reverse=True):
-        listed = ', '.join(texts)
-        print_result(listed if dataset.is_text else f'{group} ({len(texts)}): {listed}'.strip(': '))
-        if writer:
-            writer.add_text(f'samples/{group}', printable(listed), run.step)
+    n = 1 if dataset.is_text else run.config.num_samples
+    samples = sample(run.model, dataset, n, **sampling_options(run.config))
+    groups: dict[str, list[str]] = {}
+    classes = ['text'] * n if dataset.is_text else dataset.classify(samples)
+    for text, group in zip(samples, classes, strict=True):
+        groups.setdefault(group, []).append(text)
 
-
-def printable(text: str) -> str:
-    """The text with ? for what UTF-8 can not hold, such as half of a surrogate pair."""
-    return text.encode(errors='replace').decode()
-
-
-def sampling_settings(config: Config) -> dict[str, Any]:
-    """The settings that logits_to_probs takes."""
-    return {'temperature': config.temperature, 'top_k': config.top_k, 'top_p': config.top_p}
+    for group in ('text', 'new', 'in train', 'in dev or test', 'empty'):
+        if group not in groups:
+            continue
+        listed = ', '.join(groups[group])
+        if group == 'text':
+            print_result(listed)
+        elif group == 'empty':
+            print_result(f'empty ({len(groups[group])})')
+        else:
+            print_result(f'{group} ({len(groups[group])}): {listed}')
+        if writer:  # UTF-8 cannot hold half of a surrogate pair
+            writable = listed.encode(errors='replace').decode()
+            writer.add_text(f'samples/{group}', writable, run.step)
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that gets the number of a signal: Ctrl-C and SIGTERM end a run after its step.
+    """A list that receives the number of a signal.
 
-    A second signal ends it at once.
+    Ctrl-C or SIGTERM stops training after the current step; a second one stops it at once.
     """
     received: list[int] = []
 
@@ -2185,111 +2219,67 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-class StepLog:
-    """Collects what the steps between two evaluations report."""
-
-    def __init__(self, run: Run, writer: Any):
-        self.run = run
-        self.writer = writer
-        self.first_step = run.step
-        self.losses: list[float] = []
-        self.seconds = 0.0
-        self.bar = tqdm(
-            total=run.config.max_steps,
-            initial=run.step,
-            unit='step',
-            disable=get_rank() > 0 or not is_interactive(),
-            dynamic_ncols=True,
-        )
-
-    def add(self, loss: float, grad_norm: float, seconds: float):
-        """Note a step, on the progress bar and every ten steps in TensorBoard."""
-        run = self.run
-        self.losses.append(loss)
-        self.seconds += seconds
-        run.seconds += seconds
-        lr = get_lr(run.config, run.step)
-        if run.step % 10 == 0:
-            curves = {'gradient norm': grad_norm, 'learning rate': lr}
-            add_scalars(self.writer, run.step, curves)
-        self.bar.set_postfix_str(f'loss {loss:.4f}, lr {lr:.1e}', refresh=False)
-        self.bar.update()
-        steps_left = run.config.max_steps - run.step
-        if self.bar.disable and run.step - self.first_step == 20 and steps_left > 0:
-            seconds_left = steps_left * self.seconds / len(self.losses)
-            print0(f'estimated time left: {tqdm.format_interval(seconds_left)}')
-
-    def take_losses(self) -> list[float]:
-        """The losses since the last time this was called."""
-        losses = self.losses
-        if losses:
-            lengths = self.run.dataset.spans['train'].lengths
-            tokens = len(losses) * self.run.config.batch_size * lengths.double().mean().item()
-            curves = {'tokens per second': tokens / self.seconds}
-            add_scalars(self.writer, self.run.step, curves)
-        self.losses = []
-        self.seconds = 0.0
-        return losses
+def is_due(interval: int | None, step: int) -> bool:
+    """Whether `step` is a multiple of the interval (None: never)."""
+    return interval is not None and step % interval == 0
 
 
-def diagnosed_step(run: Run, parts: TrainingParts, writer: Any) -> tuple[float, float]:
-    """A training step that reports on activations, gradients and updates."""
-    x, y, _ = get_batch(run.dataset, run.config, run.step, run.device)
-    activations = diagnostics.observe_activations(run.model, x, y)
-    old_matrices = diagnostics.copy_matrices(run.model)
-    loss, grad_norm = train_step(run, parts)
-    for report in (
-        diagnostics.activation_report(activations),
-        diagnostics.update_report(run.model, old_matrices),
-    ):
-        for line in report.lines:
-            print0(f'step {run.step:6} | {line}')
-        if writer:
-            board.add_report(writer, report, run.step)
-    return loss, grad_norm
-
-
-def train(run: Run, parts: TrainingParts, writer: Any, signals: list[int]) -> bool:
+def train(run: Run, writer: Any, signals: list[int]) -> bool:
     """Train until max_steps; False if a signal stopped it before."""
     config = run.config
     first_step = run.step
+    first_seconds = run.seconds
+    net = wrap_model(run)
     run.model.train()
-    log = StepLog(run, writer)
+    losses: list[float] = []  # of the steps since the last evaluation
+    tokens_per_step = config.batch_size * run.dataset.spans['train'].lengths.double().mean().item()
 
-    with contextlib.closing(log.bar):
+    with progress_bar(total=config.max_steps, initial=run.step, unit='step') as bar:
         while True:
             last_step = run.step == config.max_steps
-            is_new = run.step > first_step
 
             # once in a while: evaluate and save, and print samples
-            if last_step or (run.step % config.eval_interval == 0 and (is_new or run.step == 0)):
-                evaluate_and_save(run, log.take_losses(), writer)
-            if is_new and not last_step and is_due(config.sample_interval, run.step):
+            if last_step or is_due(config.eval_interval, run.step):
+                evaluate_and_save(run, losses, writer)
+                losses = []
+            if 0 < run.step < config.max_steps and is_due(config.sample_interval, run.step):
                 print_samples(run, writer)
-            if last_step or sum_over_ranks(len(signals))[0] > 0:  # all ranks stop together
+            stop = sum_over_ranks(len(signals))[0] > 0  # a signal to one process stops all
+            if last_step or stop:
                 return last_step
 
             # one training step
             started = time.perf_counter()
+            lr = get_lr(config, run.step)
             if is_due(config.diagnose, run.step):
-                loss, grad_norm = diagnosed_step(run, parts, writer)
+                loss, grad_norm = diagnosed_step(run, net, lr, writer)
             else:
-                loss, grad_norm = train_step(run, parts)
-            check_finite(run, loss, grad_norm)
-            log.add(loss, grad_norm, seconds=time.perf_counter() - started)
+                loss, grad_norm = train_step(run, net, lr)
+            check_finite(run, loss=loss, gradient_norm=grad_norm)
+            seconds = time.perf_counter() - started
 
-
-def is_due(interval: int | None, step: int) -> bool:
-    """Whether something that happens every so many steps happens at this one."""
-    return interval is not None and step % interval == 0
+            # log it
+            losses.append(loss)
+            run.seconds += seconds
+            if run.step % 10 == 0:
+                speed = tokens_per_step / seconds
+                curves = {'gradient norm': grad_norm, 'learning rate': lr}
+                add_scalars(writer, run.step, curves | {'tokens per second': speed})
+            bar.set_postfix_str(f'loss {loss:.4f}, lr {lr:.1e}', refresh=False)
+            bar.update()
+            if bar.disable and run.step == first_step + 20 < config.max_steps:
+                # without a progress bar say it once
+                seconds_per_step = (run.seconds - first_seconds) / 20
+                seconds_left = seconds_per_step * (config.max_steps - run.step)
+                print0(f'estimated time left: {bar.format_interval(seconds_left)}')
 
 
 def report(run: Run, writer: Any):
     """Evaluate the best model on every split, the test split included, and save the result."""
     best, _ = load_checkpoint(run.folder / 'best.pt')
-    run.model.load_state_dict(best.model.state_dict())
-    losses = {split: evaluate(run, split) for split in ('train', 'dev', 'test')}
+    run.model.load_state_dict(best.model.state_dict())  # last.pt has the last weights
     dataset = run.dataset
+    losses = {split: evaluate(run, split) for split in ('train', 'dev', 'test')}
     novelty = 1.0
     if not dataset.is_text:
         classes = dataset.classify(sample(run.model, dataset, 1000, seed=run.config.seed))
@@ -2306,125 +2296,105 @@ def report(run: Run, writer: Any):
     if get_rank() == 0:
         content = json.dumps(result, indent=1).encode()
         write_atomically(run.folder / 'result.json', lambda file: file.write(content))
+
     print_samples(run, writer)
     for split, loss in losses.items():
         if loss is not None:
             print_result(describe_loss(split, loss, dataset))
     if not dataset.is_text:
         print_result(f'novelty: {100 * novelty:.0f} % of 1,000 samples are not in the data')
-    print0(f'sample more with: python makemore.py --sample-only -o {run.folder}')
+    print0(f'sample more with: {command("--sample-only", "-o", run.folder)}')
     if writer:
         if HAVE_EXTRAS:
-            board.add_final(writer, run.model, token_labels(dataset), result)
+            boundary = '.' * dataset.first_id
+            labels = boundary + dataset.chars if dataset.chars else ''
+            board.add_final(writer, run.model, labels, result)
         writer.close()
 
 
 def count_parameters(model: nn.Module) -> int:
+    """The number of trainable weights."""
     return sum(p.numel() for p in model.parameters())
 
 
 def describe_loss(split: str, loss: float, dataset: CharDataset) -> str:
     """A line about the loss of a split."""
-    perplexity = math.exp(min(99, loss))
-    line = f'{split:5} loss {loss:.4f}, perplexity {perplexity:.3f}'
+    line = f'{split:5} loss {loss:.4f}, perplexity {math.exp(min(99, loss)):.3f}'
     if not dataset.chars:  # byte pairs: only the loss per character compares with other models
         line += f', {loss * dataset.tokens_per_char:.4f} per character'
     return line
-
-
-def token_labels(dataset: CharDataset) -> str:
-    """A character for every token, with `.` for the boundary; '' with byte pairs."""
-    return '.' * dataset.first_id + dataset.chars if dataset.chars else ''
 
 
 # -----------------------------------------------------------------------------
 # command line
 
 
-class Parser(argparse.ArgumentParser):
-    """Flags and help are made from Config and MODELS; a mistake becomes a UserError."""
-
-    def __init__(self):
-        summary, *_ = __doc__.strip().splitlines()
-        super().__init__(
-            prog='makemore.py',
-            usage='makemore.py [-i FILE] [--type TYPE] [options]',
-            description=summary,
-            epilog=self.describe_models_and_commands(),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            argument_default=argparse.SUPPRESS,
-            allow_abbrev=False,
-        )
-        version = f'makemore {__version__}, torch {torch.__version__}'
-        self.add_argument('--version', action='version', version=version)
-        groups = {group: self.add_argument_group(group) for group in GROUPS}
-        for name in SETTINGS:
-            self.add_setting(name, groups[SETTINGS[name].metadata['group']])
-
-    def add_setting(self, name: str, group: Any):
-        setting = SETTINGS[name]
+def make_parser() -> argparse.ArgumentParser:
+    """Flags and help, made from Config and MODELS."""
+    docs = (__doc__ or '').strip().splitlines()  # none with python -OO
+    models = []
+    for name, cls in MODELS.items():
+        summary = (cls.__doc__ or '').strip().split('\n')[0]
+        models.append(f'  {name:12} {summary}')
+    examples = [line for line in docs if line.startswith('    ')]
+    epilog = ['model types, with defaults of their own:', *models, '', 'examples:', *examples]
+    parser = argparse.ArgumentParser(
+        prog='makemore',
+        usage='makemore.py [-i FILE] [--type TYPE] [options]',
+        description=''.join(docs[:1]),
+        epilog='\n'.join(epilog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    version = f'makemore {__version__}, torch {torch.__version__}'
+    parser.add_argument('--version', action='version', version=version)
+    groups = {group: parser.add_argument_group(group) for group in GROUPS}
+    for name, setting in SETTINGS.items():
         flags = [flag_of(name)]
         if 'flag' in setting.metadata:
             flags.insert(0, setting.metadata['flag'])
         text = setting.metadata['help']
-        if setting.type is bool:
-            group.add_argument(*flags, dest=name, help=text, action='store_true')
-            return
-        if setting.default not in (None, ''):
-            text += f' (default: {setting.default})'
-        metavar = name.rsplit('_', 1)[-1].upper()
-        group.add_argument(*flags, dest=name, help=text, metavar=metavar)
-
-    @staticmethod
-    def describe_models_and_commands() -> str:
-        lines = ['model types, each with defaults of its own:']
-        for name, cls in MODELS.items():
-            summary = (cls.__doc__ or '').strip().split('\n')[0]
-            lines.append(f'  {name:12} {summary}')
-        lines += ['', 'examples:']
-        commands = re.findall(r'^ {4}((?:python|torchrun) .*)', __doc__, re.MULTILINE)
-        return '\n'.join(lines + [f'  {command}' for command in commands])
-
-    def error(self, message: str):
-        unknown = message.removeprefix('unrecognized arguments: ')
-        if unknown != message:
-            word = unknown.split()[0]
-            hint = closest_match(word, self._option_string_actions)
-            if not word.startswith('-'):
-                hint = f'; name a file with -i {word}'
-            message = f'{unknown}: no such option{hint}'
-        raise UserError(f'{message}; --help lists all options')
+        how = {'action': 'store_true'}
+        if setting.type is not bool:
+            how = {'metavar': name.split('_')[-1].upper()}  # --input-file FILE, --top-k K
+            if setting.default not in (None, ''):
+                text += f' (default: {setting.default})'
+        groups[setting.metadata['group']].add_argument(*flags, dest=name, help=text, **how)
+    return parser
 
 
 def parse_args(argv: list[str] | None = None) -> dict[str, Any]:
-    """The settings that were typed, checked and converted."""
-    cli_args = vars(Parser().parse_args(argv))
-    drop_obsolete_args(cli_args)
+    """The flags that were given, checked and converted."""
+    try:
+        namespace, unknown = make_parser().parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise UserError(f'{error}; --help lists all options') from None
+    if unknown:
+        word = unknown[0]
+        hint = suggest(word, map(flag_of, SETTINGS))
+        if not word.startswith('-'):
+            hint = f'; name a file with -i {word}'
+        raise UserError(f'{" ".join(unknown)}: no such option{hint}; --help lists all options')
+    cli_args = vars(namespace)
+
+    # what makemore's commands may contain and this program has no use for
+    for name, value in (('num_workers', None), ('max_steps', '-1'), ('top_k', '-1')):
+        if name in cli_args and value in (None, cli_args[name]):
+            print0(f'{flag_of(name)} {cli_args.pop(name)} is ignored')
     modes = ('sample_only', 'resume', 'overwrite', 'check_backprop', 'find_lr')
-    typed_modes = [flag_of(mode) for mode in modes if mode in cli_args]
-    if len(typed_modes) > 1:
-        raise UserError(f'{" and ".join(typed_modes)} exclude each other: choose one')
+    given_modes = [flag_of(mode) for mode in modes if mode in cli_args]
+    if len(given_modes) > 1:
+        raise UserError(f'{" and ".join(given_modes)} exclude each other: choose one')
     prompt = cli_args.get('prompt', '')
     if prompt.startswith('@'):
         cli_args['prompt'] = read_text(prompt[1:], 'utf-8')
     return {name: check_value(name, value) for name, value in cli_args.items()}
 
 
-def drop_obsolete_args(cli_args: dict[str, Any]):
-    """Accept what makemore's commands say and this program has no use for."""
-    for name, obsolete in (('num_workers', None), ('max_steps', '-1'), ('top_k', '-1')):
-        if name in cli_args and obsolete in (None, cli_args[name]):
-            print0(f'{flag_of(name)} {cli_args.pop(name)} has no effect here and is ignored')
-
-
-def need_extras(flag: str):
-    """Refuse an option whose code is in makemore_extras if that is not installed."""
-    if not HAVE_EXTRAS:
-        raise UserError(f'{flag} needs the folder makemore_extras beside makemore.py')
-
-
 def default_input_file() -> str:
-    """./names.txt, or the copy that came with the program where there is none."""
+    """./names.txt, else the copy that came with the program."""
     if Path('names.txt').exists():
         return 'names.txt'
     for folder in (Path(__file__).parent, Path(sysconfig.get_path('data')) / 'share/makemore'):
@@ -2435,10 +2405,7 @@ def default_input_file() -> str:
 
 
 def limit_epochs(config: Config, dataset: CharDataset, cli_args: dict[str, Any]) -> Config:
-    """Fewer steps for a short list, and evaluations that are closer together.
-
-    More than 100 epochs learn a list by heart, and its best step comes early.
-    """
+    """At most 100 epochs for a short list, and more evaluations: it overfits early."""
     if dataset.is_text:
         return config
     most_steps = max(200, 100 * len(dataset.spans['train'].starts) // config.batch_size)
@@ -2450,163 +2417,136 @@ def limit_epochs(config: Config, dataset: CharDataset, cli_args: dict[str, Any])
     return replace(config, **changes)
 
 
-def new_run(cli_args: dict[str, Any], device: torch.device) -> Run:
-    """A run that starts from random weights. Nothing is written yet, but for a large text."""
+def new_run(cli_args: dict[str, Any], device: torch.device) -> tuple[Run, Any]:
+    """A run that starts from random weights, and the lock of its folder."""
     config = resolve_config(cli_args)
     if 'input_file' not in cli_args:
-        config.input_file = default_input_file()
-    folder = choose_run_dir(config)
-    if get_world_size() > 1:  # all processes use the folder that rank 0 has found
-        chosen = [folder]
-        torch.distributed.broadcast_object_list(chosen)
-        folder = chosen[0]
-    lock = None
-    if is_large_text(config):
-        lock = lock_run_dir(folder, config.overwrite)  # the tokens are written into it
+        config = replace(config, input_file=default_input_file())
+    if config.batch_size < get_world_size():
+        raise UserError(f'--batch-size {config.batch_size} is too small for all processes')
+    check_work_dir(config)
+    writes_nothing = config.check_backprop or config.find_lr
+    folder = lock = None
+    if is_large_text(config) and not writes_nothing:  # its tokens go into the folder
+        folder, lock = claim_run_dir(config)
     config, dataset = load_data(config, folder)
     config = limit_epochs(config, dataset, cli_args)
     torch.manual_seed(config.seed)
-    model = MODELS[config.type](config, dataset.vocab_size).to(device)
-    run = Run(config, dataset, model, folder, device, lock=lock)
-    if not hasattr(model, 'fit'):
-        run.optimizer = make_optimizer(config, model, device)
-    return run
+    model = MODELS[config.type](config, dataset.vocab_size)
+    run = start_run(Run(config, dataset, model, folder), device)
+    if folder is None and not writes_nothing:
+        run.folder, lock = claim_run_dir(config)
+    return run, lock
 
 
-def resume_run(cli_args: dict[str, Any], device: torch.device) -> Run:
-    """The run in the work dir, as it was when last.pt was saved."""
+def resume_run(cli_args: dict[str, Any], device: torch.device) -> tuple[Run, Any]:
+    """The run in the work dir, as it was when last.pt was saved, and the lock of its folder."""
     folder = find_run(cli_args.get('work_dir'), cli_args.get('type'), 'last.pt')
-    lock = prepare_run_dir(folder)
+    lock = lock_run_dir(folder) if get_rank() == 0 else None
     run, optimizer_state = load_checkpoint(folder / 'last.pt', cli_args)
-    run.lock = lock
-    run.device = device
-    run.model.to(device)
-    old_chars = run.dataset.chars
+    saved = run.dataset.state()
     run.config, run.dataset = load_data(run.config, folder)
-    if run.dataset.chars != old_chars:
-        name = run.config.input_file
-        raise UserError(f'{name} has other characters than the data that {folder} was trained on')
+    state = run.dataset.state()
+    for name in ('text', 'chars', 'byte_pairs'):
+        if state[name] != saved[name]:
+            path = run.config.input_file
+            what = 'characters' if name == 'chars' else 'tokens'
+            raise UserError(f'{path} has other {what} than the data that {folder} was trained on')
     if run.step > run.config.max_steps:
-        raise UserError(
-            f'{folder} is at step {run.step}, beyond --max-steps {run.config.max_steps}'
-        )
-    # a kill may have come between saving best.pt and last.pt
+        limit = f'--max-steps {run.config.max_steps}'
+        raise UserError(f'{folder} is at step {run.step}, beyond {limit}: choose a larger one')
+    # the run may have been killed between saving best.pt and last.pt
     best, _ = load_checkpoint(folder / 'best.pt')
     run.best_loss = min(run.best_loss, best.best_loss)
-    if not hasattr(run.model, 'fit'):
-        run.optimizer = make_optimizer(run.config, run.model, device)
-        load_optimizer_state(run.optimizer, optimizer_state)
+    return start_run(run, device, optimizer_state), lock
+
+
+def start_run(run: Run, device: torch.device, optimizer_state: dict | None = None) -> Run:
+    """The run on its device, with its optimizer. Counting stays on the CPU."""
+    if run.config.diagnose:
+        need_extras('--diagnose')
+    run.backward = choose_backward(run)
+    if run.model.is_counted:
+        run.device = torch.device('cpu')
+        return run
+    run.device = device
+    run.model.to(device)
+    run.optimizer = make_optimizer(run.config, run.model, device, optimizer_state)
     return run
-
-
-def lock_run_dir(folder: Path, overwrite: bool) -> Any:
-    """Make and lock the folder of a new run; what an earlier run left there is removed."""
-    lock = prepare_run_dir(folder)
-    if get_rank() == 0 and holds_run(folder) and not overwrite:
-        raise UserError(f'{folder} holds a run by now: --resume or --overwrite it')
-    delete_old_run(folder)
-    return lock
 
 
 def train_main(cli_args: dict[str, Any], device: torch.device) -> int:
-    """Train a new or resumed run; the exit code."""
-    with stop_signals() as signals:
-        is_new = 'resume' not in cli_args
-        run = new_run(cli_args, device) if is_new else resume_run(cli_args, device)
-        config = run.config
-        if config.check_backprop:
-            return check_backprop(run)
-        if config.find_lr:
-            return find_lr(run)
-        if config.diagnose is not None:
-            need_extras('--diagnose')
-        parts = prepare_training(run) if run.optimizer else None
-        if run.lock is None and is_new:
-            run.lock = lock_run_dir(run.folder, config.overwrite)
-        print0(describe_run(run))
-        print0(f'saving to {run.folder}; watch it with: tensorboard --logdir {run.folder.parent}')
-        writer = open_writer(run.folder)
-        if hasattr(run.model, 'fit'):
-            run.model.fit(run.dataset)
-            evaluate_and_save(run, [], writer)
-        elif not train(run, parts, writer, signals):
-            save_checkpoint(run, 'last.pt')
-            resume = f'python makemore.py --resume -o {run.folder}'
-            print0(f'stopped after step {run.step}; resume with: {resume}')
-            return 128 + (signals or [signal.SIGTERM])[0]
-        report(run, writer)
+    """Train a new or a resumed run; the exit code."""
+    make_run = resume_run if 'resume' in cli_args else new_run
+    run, lock = make_run(cli_args, device)
+    config = run.config
+    if run.model.is_counted:
+        print0(f'{config.type}: counting n-grams, no gradient steps')
+    else:
+        size = f'{count_parameters(run.model):,} parameters'
+        print0(f'{config.type}: {size}, {config.max_steps:,} steps on {run.device}')
+    curves = shlex.join(['tensorboard', '--logdir', str(run.folder.parent)])
+    print0(f'saving to {run.folder}; watch it with: {curves}')
+
+    writer = open_writer(run.folder)
+    if run.model.is_counted:
+        run.model.fit(run.dataset)
+        evaluate_and_save(run, [], writer)
+    else:
+        with stop_signals() as signals:
+            if not train(run, writer, signals):
+                save_checkpoint(run, 'last.pt')
+                resume = command('--resume', '-o', run.folder)
+                print0(f'stopped after step {run.step}; resume with: {resume}')
+                number = signals[0] if signals else signal.SIGTERM  # if another rank received it
+                return 128 + number
+    report(run, writer)
+    if lock:
+        lock.close()
     return 0
 
 
-def describe_run(run: Run) -> str:
-    """What is about to happen, in a line."""
-    config = run.config
-    if hasattr(run.model, 'fit'):
-        return f'{config.type}: counting n-grams, no gradient steps'
-    n_params = count_parameters(run.model)
-    return f'{config.type}: {n_params:,} parameters, {config.max_steps:,} steps on {run.device}'
-
-
-def check_backprop(run: Run) -> int:
+def check_backprop_main(cli_args: dict[str, Any], device: torch.device) -> int:
     """Compare the gradients of --backprop with autograd; the exit code is 1 if they differ."""
     need_extras('--check-backprop')
-    config = run.config
-    if config.backprop == 'autograd':  # nobody said which: the first that can
-        config.backprop = backprop.default_method(config.type)
+    run, _ = new_run(cli_args, device)
+    if run.config.backprop == 'autograd':  # none was given: the first that supports this model
+        run.config = replace(run.config, backprop=backprop.default_method(run.config.type))
     backward = choose_backward(run)
-    x, y, _ = get_batch(run.dataset, config, 0, run.device)
+    x, y, _ = get_batch(run.dataset, run.config, 0, device)
     comparison = backprop.compare_gradients(run.model, backward_autograd, backward, x, y)
     for line in comparison.lines:
         print_result(line)
     return 0 if comparison.all_close else 1
 
 
-def find_lr(run: Run) -> int:
-    """Try growing learning rates, print the curve of the loss, and propose one."""
+def find_lr_main(cli_args: dict[str, Any], device: torch.device) -> int:
+    """Learning-rate range test: print the loss against the learning rate, and propose one."""
     need_extras('--find-lr')
+    run, _ = new_run(cli_args, device)
     if run.optimizer is None:
         raise UserError(f'--find-lr: {run.config.type} has no learning rate')
-    run.lock = run.lock or prepare_run_dir(run.folder)
-    writer = open_writer(run.folder)
-    parts = prepare_training(run)
+    net = wrap_model(run)
     run.model.train()
-
-    def take_step(lr: float) -> float:
-        loss, _ = train_step(run, parts, lr)
-        curves = {'find lr/loss': loss, 'find lr/log10 of the learning rate': math.log10(lr)}
-        add_scalars(writer, run.step - 1, curves)
-        return loss
-
-    for line in diagnostics.find_lr(take_step):
+    for line in diagnostics.find_lr(lambda lr: train_step(run, net, lr)[0]):
         print_result(line)
     return 0
 
 
 def sample_main(cli_args: dict[str, Any], device: torch.device) -> int:
-    """Print samples of the run in the work dir to stdout, and nothing else."""
+    """Print samples of the run in the work dir to stdout; nothing is written."""
     folder = find_run(cli_args.get('work_dir'), cli_args.get('type'), 'best.pt')
     run, _ = load_checkpoint(folder / 'best.pt', cli_args)
     config = run.config
-    model = run.model.to(device).eval()
+    model = run.model if run.model.is_counted else run.model.to(device)
     print0(f'{folder}: {config.type}, step {run.step}, dev loss {run.best_loss:.4f}')
-    how = sampling_settings(config)
+    options = sampling_options(config)
     if run.dataset.is_text:
-        for piece in stream_text(model, run.dataset, config, **how):
+        for piece in stream_text(model, run.dataset, **options):
             write_stdout(piece)
-            if sys.stdout:
-                sys.stdout.flush()
         write_stdout('\n')
         return 0
-    texts = sample(
-        model,
-        run.dataset,
-        config.num_samples,
-        prompt=config.prompt,
-        seed=config.seed,
-        new_only=config.new_only,
-        length=config.length,
-        **how,
-    )
+    texts = sample(model, run.dataset, config.num_samples, new_only=config.new_only, **options)
     write_stdout(''.join(f'{text}\n' for text in texts))
     if len(texts) < config.num_samples:
         print0(f'found only {len(texts)} new samples; try a higher --temperature')
@@ -2614,72 +2554,71 @@ def sample_main(cli_args: dict[str, Any], device: torch.device) -> int:
 
 
 def write_stdout(text: str):
-    """Write samples, if there is somewhere to write them."""
+    """Write samples at once, if there is somewhere to write them."""
     if sys.stdout is not None:
         sys.stdout.write(escape_control_chars(text, sys.stdout))
+        sys.stdout.flush()
 
 
 def set_encodings():
-    """UTF-8 for pipes and files; a terminal keeps its own, and shows what it lacks as \\u1234."""
+    """UTF-8 for pipes and files; a terminal keeps its encoding, with \\u1234 for what it lacks."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, 'reconfigure'):
             encoding = None if stream.isatty() else 'utf-8'
             stream.reconfigure(encoding=encoding, errors='backslashreplace')
 
 
-def describe_error(error: Exception) -> str:
-    """One line about what went wrong."""
-    lines = str(error).splitlines() or ['not enough memory']
-    return f'makemore: {lines[0]}'
-
-
-def silence_stdout():
-    """Send what is left for stdout nowhere, so that flushing it at exit can not fail again."""
+def discard_stdout():
+    """Redirect stdout to nowhere, so that the flush at exit cannot fail again."""
     with contextlib.suppress(AttributeError, io.UnsupportedOperation):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def exit_code_of(error: Exception) -> int:
-    """2 for a mistake of the user, 1 for a failure of the machine."""
-    mistakes = (UserError, ModuleNotFoundError, FileExistsError, NotADirectoryError)
-    return 2 if isinstance(error, mistakes) else 1
+def run_command(argv: list[str] | None) -> int:
+    """Run a command line; the exit code if nothing goes wrong."""
+    set_encodings()
+    cli_args = parse_args(argv)
+    device = init_device(cli_args.get('device', 'auto'))
+    torch.set_num_threads(cli_args.get('threads') or 1)
+    with process_group(cli_args) as cli_args:
+        if 'sample_only' in cli_args:
+            code = sample_main(cli_args, device)
+        elif 'check_backprop' in cli_args:
+            code = check_backprop_main(cli_args, device)
+        elif 'find_lr' in cli_args:
+            code = find_lr_main(cli_args, device)
+        else:
+            code = train_main(cli_args, device)
+    if sys.stdout is not None:
+        sys.stdout.flush()  # here a full disk can still be reported
+    return code
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command line.
+    """Run a command line. Mistakes and failures become one line on stderr.
 
-    The exit code is 0: done, 1: the machine failed, 2: a mistake of the user, 130: Ctrl-C,
-    143: SIGTERM.
+    The exit code is 0: done, 1: the run failed, 2: a mistake of the user, 130: Ctrl-C, 143:
+    SIGTERM.
     """
     try:
-        set_encodings()
-        cli_args = parse_args(argv)
-        device = init_device(cli_args.get('device', 'auto'))
-        torch.set_num_threads(cli_args.get('threads') or 1)
-        with process_group(cli_args):
-            if 'sample_only' in cli_args:
-                code = sample_main(cli_args, device)
-            else:
-                code = train_main(cli_args, device)
-        if sys.stdout is not None:
-            sys.stdout.flush()  # here a full disk can still be reported
-        return code
-    except BrokenPipeError:  # the reader has seen enough, like head -1
-        silence_stdout()
-        return 0
+        return run_command(argv)
     except KeyboardInterrupt:
         return 130
-    except (UserError, RunError, ModuleNotFoundError, OSError, MemoryError) as error:
+    except BrokenPipeError:  # the reader closed the pipe, as head does
+        discard_stdout()
+        return 0
+    except (UserError, ModuleNotFoundError, FileExistsError, NotADirectoryError) as error:
+        message = str(error)
+        code = 2
+    except (RunError, OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and 'memory' not in str(error):
+            raise  # a mistake in the program
         if isinstance(error, OSError):  # it may be stdout that failed
-            silence_stdout()
-        print0(describe_error(error))
-        return exit_code_of(error)
-    except RuntimeError as error:
-        if 'memory' not in str(error):
-            raise
-        print0(describe_error(error))
-        return 1
+            discard_stdout()
+        message = str(error) or 'not enough memory'  # a MemoryError has no text
+        code = 1
+    print0('makemore: ' + message.splitlines()[0])
+    return code
 
 
 if __name__ == '__main__':

@@ -27,7 +27,7 @@ class EventWriter:
         self.make_event = Event
         self.summary = summary  # functions that make summaries: scalar, text, image, histogram
         path = folder / f'events.out.tfevents.{time.time():.6f}.{os.getpid()}'
-        self.file = open(path, 'wb')  # noqa: SIM115 (closed when the run ends)
+        self.file = open(path, 'xb')  # noqa: SIM115 (closed when the run ends)
         self.records = RecordWriter(self.file)
         self.add_event(file_version='brain.Event:2')
 

@@ -15,7 +15,8 @@ import contextlib
 import copy
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -445,67 +446,88 @@ def bag_loss(model: nn.Module, idx: torch.Tensor, targets: torch.Tensor) -> torc
 # -----------------------------------------------------------------------------
 # the optimizer's step
 #
-# For small models half of the time of clip_grad_norm_ and of AdamW.step is spent on Python around
-# two kernels. Here the kernels are called directly, on the lists of tensors that are made once.
+# For small models half of the time of clip_grad_norm_ and of AdamW.step is spent in Python around
+# a few kernels. Here the kernels are called directly. They are private functions of torch: where
+# they are missing, the methods of torch are used.
+
+HAS_KERNELS = all(
+    hasattr(torch, name)
+    for name in ('_fused_adamw_', '_foreach_add_', '_foreach_mul_', '_foreach_norm')
+)
 
 
-def make_update(optimizer: torch.optim.AdamW) -> Callable[[float], torch.Tensor]:
-    """A function (max_norm) that clips the gradients, updates the weights, and returns their norm.
+@torch.no_grad()
+def clip_grad_norm(parameters: Iterable[torch.Tensor], max_norm: float) -> torch.Tensor:
+    """As torch.nn.utils.clip_grad_norm_: scale the gradients down to max_norm; their norm."""
+    parameters = list(parameters)
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if not HAS_KERNELS or not grads or not grads[0].is_cpu:
+        return nn.utils.clip_grad_norm_(parameters, max_norm)
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+    if norm > max_norm:
+        torch._foreach_mul_(grads, max_norm / (norm + 1e-6))
+    return norm
 
-    It works on the optimizer's own state, which its first step has to make.
+
+class FastAdamW(torch.optim.AdamW):
+    """torch's fused AdamW, which finds its tensors anew at every step; here they are kept in lists.
+
+    The state is that of AdamW, made by its first step.
     """
-    parameters = [p for group in optimizer.param_groups for p in group['params']]
-    groups = [group for group in optimizer.param_groups if group['params']]
-    states: list[list[dict]] = []
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.kept: list[tuple[dict, dict[str, list]]] = []  # each group and its lists of tensors
 
     @torch.no_grad()
-    def update(max_norm: float) -> torch.Tensor:
-        grads = [p.grad for p in parameters]
-        has_all_grads = all(grad is not None for grad in grads)
-        if not states or not has_all_grads:
-            norm = nn.utils.clip_grad_norm_(parameters, max_norm)
-            optimizer.step()
-            if has_all_grads:
-                states.extend([optimizer.state[p] for p in group['params']] for group in groups)
-            return norm
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-        if norm > max_norm:
-            torch._foreach_mul_(grads, max_norm / (norm + 1e-6))
-        for group, group_states in zip(groups, states, strict=True):
-            adamw_kernel(group, group_states)
-        return norm
+    def step(self, closure: Callable | None = None) -> Any:
+        """Update all parameters."""
+        parameters = [p for group in self.param_groups for p in group['params']]
+        has_all_grads = all(p.grad is not None for p in parameters)
+        if not HAS_KERNELS or not has_all_grads or closure is not None:
+            return super().step(closure)
+        if not self.kept:
+            result = super().step()
+            self.keep_tensors()
+            return result
+        for group, tensors in self.kept:
+            update_group(group, tensors)
+        return None
 
-    return update
+    def keep_tensors(self):
+        """Collect the tensors of each group."""
+        for group in self.param_groups:
+            if group['params']:
+                states = [self.state[p] for p in group['params']]
+                names = ('step', 'exp_avg', 'exp_avg_sq')
+                tensors = {name: [state[name] for state in states] for name in names}
+                self.kept.append((group, tensors))
+
+    def load_state_dict(self, state_dict: dict):
+        """Load a saved state; its tensors take the place of those that were kept."""
+        super().load_state_dict(state_dict)
+        self.kept = []
 
 
-def adamw_kernel(group: dict, states: list[dict]):
+def update_group(group: dict, tensors: dict[str, list]):
     """AdamW's update of one group of parameters."""
-    parameters = group['params']
-    grads = [p.grad for p in parameters]
-    averages = [state['exp_avg'] for state in states]
-    squares = [state['exp_avg_sq'] for state in states]
-    steps = [state['step'] for state in states]
-    torch._foreach_add_(steps, 1)
+    beta1, beta2 = group['betas']
+    torch._foreach_add_(tensors['step'], 1)
     torch._fused_adamw_(
-        parameters,
-        grads,
-        averages,
-        squares,
+        group['params'],
+        [p.grad for p in group['params']],
+        tensors['exp_avg'],
+        tensors['exp_avg_sq'],
         [],
-        steps,
+        tensors['step'],
         lr=group['lr'],
-        beta1=group['betas'][0],
-        beta2=group['betas'][1],
+        beta1=beta1,
+        beta2=beta2,
         eps=group['eps'],
         weight_decay=group['weight_decay'],
         amsgrad=False,
         maximize=False,
     )
-
-
-HAS_ADAMW_KERNEL = all(
-    hasattr(torch, name) for name in ('_fused_adamw_', '_foreach_norm', '_foreach_mul_')
-)
 
 
 # -----------------------------------------------------------------------------

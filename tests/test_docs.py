@@ -39,14 +39,14 @@ def test_every_section_has_a_rule_of_dashes_and_one_plain_title():
 
 def test_there_are_few_settings_and_each_has_help():
     assert len(makemore.SETTINGS) <= 45
-    text = makemore.Parser().format_help()
+    text = makemore.make_parser().format_help()
     for name, setting in makemore.SETTINGS.items():
         assert len(setting.metadata['help']) > 5, name
         assert re.search(rf'{makemore.flag_of(name)}\b', text), name
 
 
 def test_help_shows_defaults_and_every_model():
-    text = ' '.join(makemore.Parser().format_help().split())
+    text = ' '.join(makemore.make_parser().format_help().split())
     for name, cls in makemore.MODELS.items():
         summary = cls.__doc__.strip().splitlines()[0]
         assert f'{name} {" ".join(summary.split())}' in text
@@ -56,7 +56,7 @@ def test_help_shows_defaults_and_every_model():
 
 
 def test_help_has_the_commands_of_the_docstring():
-    text = makemore.Parser().format_help()
+    text = makemore.make_parser().format_help()
     commands = re.findall(r'^ {4}((?:python|torchrun) .*)', makemore.__doc__, re.MULTILINE)
     assert len(commands) >= 5
     for command in commands:

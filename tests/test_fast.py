@@ -152,9 +152,12 @@ def test_thirty_steps_have_the_same_curve(model_type, large, build, monkeypatch)
         config, dataset, model = build(model_type, batch_size=16, dropout=0.0)
         run = makemore.Run(config, dataset, model.train(), device=torch.device('cpu'))
         run.optimizer = makemore.make_optimizer(config, model, run.device)
-        parts = makemore.prepare_training(run)
-        assert (parts.net is model) != use_fast
-        curves.append([makemore.train_step(run, parts) for _ in range(30)])
+        net = makemore.wrap_model(run)
+        assert (net is model) != use_fast
+        curve = []
+        for step in range(30):
+            curve.append(makemore.train_step(run, net, makemore.get_lr(config, step)))
+        curves.append(curve)
     n_checks = 1
     assert len(calls) == (30 + n_checks if model_type in FAST_TYPES else 0)
     fast_curve, plain_curve = torch.tensor(curves)
@@ -541,29 +544,19 @@ def test_items_that_share_a_row_do_not_see_each_other(n_head, build):
 # the update
 
 
-def make_model_and_optimizer(state=None):
+def make_model_and_optimizer(use_fast, state=None):
     torch.manual_seed(3)
     model = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 3))
     config = makemore.Config(type='mlp', weight_decay=0.2)
-    optimizer = makemore.make_optimizer(config, model, torch.device('cpu'))
-    if state:
-        makemore.load_optimizer_state(optimizer, copy.deepcopy(state))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(makemore, 'HAVE_EXTRAS', use_fast)
+        state = copy.deepcopy(state)
+        optimizer = makemore.make_optimizer(config, model, torch.device('cpu'), state)
+    assert isinstance(optimizer, fast.FastAdamW) == use_fast
     return model, optimizer
 
 
-def torch_update(optimizer):
-    # in the order of the optimizer: in another order the sum for the norm is rounded otherwise
-    parameters = [p for group in optimizer.param_groups for p in group['params']]
-
-    def update(max_norm):
-        norm = nn.utils.clip_grad_norm_(parameters, max_norm)
-        optimizer.step()
-        return norm
-
-    return update
-
-
-def take_steps(model, optimizer, update, max_norms):
+def take_steps(model, optimizer, max_norms):
     """Some steps with a learning rate that changes; the norms of the gradients."""
     generator = torch.Generator().manual_seed(4)
     norms = []
@@ -574,7 +567,10 @@ def take_steps(model, optimizer, update, max_norms):
         y = torch.randint(3, (16,), generator=generator)
         optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(model(x), y).backward()
-        norms.append(update(max_norm))
+        is_fast = isinstance(optimizer, fast.FastAdamW)
+        clip = fast.clip_grad_norm if is_fast else nn.utils.clip_grad_norm_
+        norms.append(clip(model.parameters(), max_norm))
+        optimizer.step()
     return norms
 
 
@@ -591,14 +587,13 @@ def test_the_update_is_bit_for_bit_that_of_torch(max_norms, is_resumed):
     """Weights, norms and the optimizer's averages, which go into checkpoints."""
     state = None
     if is_resumed:
-        model, optimizer = make_model_and_optimizer()
-        take_steps(model, optimizer, torch_update(optimizer), [1.0] * 3)
+        model, optimizer = make_model_and_optimizer(use_fast=False)
+        take_steps(model, optimizer, [1.0] * 3)
         state = optimizer.state_dict()['state']
     results = []
     for use_fast in (False, True):
-        model, optimizer = make_model_and_optimizer(state)
-        update = fast.make_update(optimizer) if use_fast else torch_update(optimizer)
-        norms = take_steps(model, optimizer, update, max_norms)
+        model, optimizer = make_model_and_optimizer(use_fast, state)
+        norms = take_steps(model, optimizer, max_norms)
         averages = []
         for entry in optimizer.state_dict()['state'].values():
             averages += [entry['step'], entry['exp_avg'], entry['exp_avg_sq']]
@@ -610,12 +605,11 @@ def test_a_parameter_without_a_gradient_is_left_alone():
     """As by torch; the kernel could not be called on it."""
     results = []
     for use_fast in (False, True):
-        model, optimizer = make_model_and_optimizer()
-        update = fast.make_update(optimizer) if use_fast else torch_update(optimizer)
-        take_steps(model, optimizer, update, [1.0] * 2)
+        model, optimizer = make_model_and_optimizer(use_fast)
+        take_steps(model, optimizer, [1.0] * 2)
         model[0].weight.requires_grad_(False)
-        take_steps(model, optimizer, update, [1.0] * 2)
+        take_steps(model, optimizer, [1.0] * 2)
         model[0].weight.requires_grad_(True)
-        take_steps(model, optimizer, update, [1.0] * 2)
+        take_steps(model, optimizer, [1.0] * 2)
         results.append(list(model.parameters()))
     assert_all_equal(results[1], results[0])

@@ -298,7 +298,7 @@ PLAUSIBLE_VALUES = {
     'n_train_tokens': int(0.9 * len(PLAY)) - 1,
     'n_chars': len(PLAY) - 1,
     'bytes_per_token': 2,
-    'dataset': makemore.TextDataset(makemore.CharTokenizer('abc'), 0, [], []).state(),
+    'dataset': makemore.CharDataset(makemore.CharTokenizer('abc'), 0, is_text=True).state(),
 }
 
 
@@ -459,7 +459,7 @@ def test_tokens_are_not_written_into_a_folder_in_use(train_on, folder):
     """A second run used to write its tokens under those that the first one had mapped."""
     assert train_on().code == 0
     before = (folder / 'tokens.bin').stat()
-    with makemore.prepare_run_dir(folder):
+    with makemore.lock_run_dir(folder):
         result = train_on('--encoding', 'latin-1')
     assert result.code == 2
     assert 'is in use by another run' in result.err
@@ -483,7 +483,7 @@ def test_one_process_writes_the_tokens_and_the_others_wait(play, folder, monkeyp
         """Meanwhile the first process writes."""
         events.append('waited')
         tokenizer = makemore.CharTokenizer(''.join(sorted(set(PLAY))))
-        state = makemore.TextDataset(tokenizer, 0, [], []).state()
+        state = makemore.CharDataset(tokenizer, 0, is_text=True).state()
         write_tokens(
             folder,
             str(play),
@@ -503,7 +503,7 @@ def test_one_process_writes_the_tokens_and_the_others_wait(play, folder, monkeyp
 
 def test_a_process_that_finds_no_tokens_after_waiting_says_so(play, folder, monkeypatch):
     monkeypatch.setattr(makemore, 'get_rank', lambda: 1)
-    with pytest.raises(makemore.RunError, match=r'tokens\.bin does not belong to .*start again'):
+    with pytest.raises(makemore.RunError, match=r'tokens\.bin was not made from .*start again'):
         load(play, folder)
 
 
@@ -513,9 +513,9 @@ def bars(monkeypatch):
     made = []
 
     class Bar(makemore.tqdm):
-        def __init__(self, pieces, label, **options):
-            made.append((label, options['disable'], options['delay']))
-            super().__init__(pieces, label, **options)
+        def __init__(self, pieces, **options):
+            made.append((options['desc'], options['disable'], options.get('delay')))
+            super().__init__(pieces, **options)
 
     monkeypatch.setattr(makemore, 'tqdm', Bar)
     return made
@@ -523,7 +523,7 @@ def bars(monkeypatch):
 
 def test_what_takes_long_has_a_progress_bar(play, folder, bars, monkeypatch):
     """It shows after a second, and disappears with the work."""
-    monkeypatch.setattr(makemore, 'is_interactive', lambda: True)
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
     load(play, folder)
     assert bars == [
         ('counting', False, 1),
@@ -539,7 +539,7 @@ def test_a_bar_is_shown_by_the_first_process_on_a_terminal_only(
     monkeypatch.setattr(makemore, 'get_rank', lambda: rank)
     monkeypatch.setattr(sys.stderr, 'isatty', lambda: is_terminal)
     assert list(makemore.progress_bar('abc', 'counting')) == ['a', 'b', 'c']
-    assert bars == [('counting', True, 1)]
+    assert bars == [('counting', True, None)]
     assert capsys.readouterr().err == ''
 
 
@@ -633,22 +633,6 @@ def test_counting_in_parts_gives_the_same_tables(
     assert in_parts.keys() == whole.keys()
     for name, tensor in whole.items():
         assert torch.equal(in_parts[name], tensor), name
-
-
-@pytest.mark.parametrize('at_once', [1, 2, 5, 64, 10**6])
-def test_every_target_has_its_place_in_exactly_one_part(at_once):
-    torch.manual_seed(1)
-    lengths = torch.randint(1, 12, (30,))
-    starts = lengths.cumsum(0) - lengths
-    spans = makemore.Spans(starts, lengths)
-    expected = []
-    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
-        expected += [(start + place, place) for place in range(length)]
-    found = []
-    for index, place in makemore.target_positions(spans, at_once):
-        assert len(index) <= 2 * at_once
-        found += zip(index.tolist(), place.tolist(), strict=True)
-    assert found == expected
 
 
 def test_file_hashes_tell_contents_apart(tmp_path):

@@ -169,7 +169,7 @@ def test_a_restart_resumes_what_was_saved(n_restarts, has_checkpoint, tmp_path, 
     if has_checkpoint:
         (tmp_path / 'last.pt').touch()
     cli_args = {'work_dir': str(tmp_path), 'overwrite': True}
-    makemore.resume_after_restart(cli_args)
+    cli_args = makemore.resume_after_restart(cli_args)
     mode = 'resume' if n_restarts and has_checkpoint else 'overwrite'
     assert cli_args == {'work_dir': str(tmp_path), mode: True}
 

@@ -221,7 +221,8 @@ def test_a_hundred_epochs_at_most(batch_size, steps, run, tmp_path):
     (tmp_path / 'list.txt').write_text('\n'.join(texts))
     line = f'-i list.txt --type mlp -b {batch_size}'
     cli_args = makemore.parse_args(line.split())
-    config = makemore.new_run(cli_args, torch.device('cpu')).config
+    run, _ = makemore.new_run(cli_args, torch.device('cpu'))
+    config = run.config
     assert (config.max_steps, config.eval_interval) == steps
 
 

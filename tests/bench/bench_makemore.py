@@ -1,301 +1,508 @@
-"""How fast, next to karpathy/makemore and karpathy/nanoGPT, given as paths of their checkouts:
-
-    python tests/bench/bench_makemore.py --makemore PATH --nanogpt PATH
-    python tests/bench/bench_makemore.py --makemore PATH --rows step-transformer step-gru
-
-Ours and the peer do the same work in two processes, one thread each, and take turns, so that a busy machine is busy for
-both. CPU time counts; wall time stands beside it. A peer is imported from its path as it is and driven from outside; a
-row whose peer is absent shows ours alone. What is made for a row lies in a temporary folder and goes with it.
 """
+How fast is makemore.py, compared with karpathy/makemore and karpathy/nanoGPT?
+
+    python tests/bench/bench_makemore.py --makemore PATH --nanogpt PATH      all rows: 20 minutes
+    python tests/bench/bench_makemore.py --makemore PATH --rows step-gru sample
+    python tests/bench/bench_makemore.py --source OTHER/makemore.py --rows ngram
+    python tests/bench/bench_makemore.py --makemore PATH --rounds 1 --scale 0.01     try it out
+
+PATH is a checkout of the peer, which is imported as it is. Ours and the peer do the same work in
+two processes of one thread each and take turns, so that a busy machine slows down both. The
+numbers are medians. CPU time is what counts; wall time is shown below it. The last two columns
+are the floor that the project has set itself, and whether it is met.
+
+Without a peer our own column is measured alone. The rows of nanoGPT's recipe need the file
+tinyshakespeare.txt in the folder that MAKEMORE_DATA names. Whatever a row writes lies in a
+temporary folder.
+"""
+
 import argparse
 import functools
+import importlib
+import importlib.metadata
 import json
+import math
 import os
+import platform
 import random
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-SIZES = dict(n_layer=4, n_head=4, n_embd=64, n_hidden=64, batch_size=32, block_size=16)      # makemore's, for names
-SHAKESPEARE = dict(text=True, n_layer=4, n_head=4, n_embd=128, block_size=64, batch_size=12)      # nanoGPT's on a CPU
-TARGET = 1.966      # makemore's best test loss, on its own split, after 13,000 steps of its transformer
+NAMES = ROOT / 'names.txt'
+ONE_THREAD = {'OMP_NUM_THREADS': '1'}
+
+# the sizes of karpathy/makemore's default models, for names
+MAKEMORE_SIZES = {
+    'n_layer': 4,
+    'n_head': 4,
+    'n_embd': 64,
+    'n_hidden': 64,
+    'batch_size': 32,
+    'block_size': 16,
+}
+# nanoGPT's README: "I only have a macbook"
+NANOGPT_SIZES = {
+    'text': True,
+    'n_layer': 4,
+    'n_head': 4,
+    'n_embd': 128,
+    'block_size': 64,
+    'batch_size': 12,
+}
+# karpathy/makemore's best test loss, on its own split, after 13,000 steps of its transformer
+TARGET = 1.966
+MANY_STEPS = 10**6  # a schedule that a row does not come to the end of
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Jobs: what one side does, as a generator; it prepares, and from then on every next() is one measured round
-JOBS = {}
+def describe_machine() -> str:
+    """The processor, the number of cores, Python and torch: all ratios depend on them."""
+    processor = platform.processor() or platform.machine()
+    vector_units = ''
+    cpuinfo = Path('/proc/cpuinfo')
+    if cpuinfo.exists():
+        text = cpuinfo.read_text()
+        names = [line.split(':')[1].strip() for line in text.splitlines() if 'model name' in line]
+        processor = names[0] if names else processor
+        vector_units = ' with AVX-512' if ' avx512f' in text else ' without AVX-512'
+    torch_version = importlib.metadata.version('torch')
+    versions = f'Python {platform.python_version()}, torch {torch_version}'
+    return f'{processor}{vector_units}, {os.cpu_count()} cores; {versions}'
 
 
-def job(f):
-    JOBS[f.__name__] = f
-    return f
+# -----------------------------------------------------------------------------
+# jobs: what one side of a row does
+#
+# A job is a generator that runs in a process of its own. It prepares its work up to its first
+# `yield`, and every value that it yields is one measured round.
+
+JOBS: dict[str, Callable[..., Iterator[dict]]] = {}
 
 
-def clocks(work, times=1):
-    """CPU and wall milliseconds of a piece of work."""
-    cpu, wall = time.process_time(), time.perf_counter()
+def job(function: Callable[..., Iterator[dict]]) -> Callable[..., Iterator[dict]]:
+    """Decorator: make a generator available to the workers, by its name."""
+    JOBS[function.__name__] = function
+    return function
+
+
+def measure(work: Callable[[], Any], times: int = 1) -> dict[str, float]:
+    """CPU and wall time of a piece of work in milliseconds, the mean of several times."""
+    cpu = time.process_time()
+    wall = time.perf_counter()
     for _ in range(times):
         work()
-    return dict(cpu=(time.process_time() - cpu) * 1e3 / times, wall=(time.perf_counter() - wall) * 1e3 / times)
+    cpu = time.process_time() - cpu
+    wall = time.perf_counter() - wall
+    return {'cpu': cpu * 1e3 / times, 'wall': wall * 1e3 / times}
 
 
-def peak(start=None):
-    """MB in use now (start=None, which forgets older peaks), or the highest use since then above start."""
-    lines = Path('/proc/self/status').read_text().split('\n')
-    held = {line.split(':')[0]: int(line.split()[1]) / 1e3 for line in lines if line.startswith(('VmRSS', 'VmHWM'))}
-    if start is None:
-        Path('/proc/self/clear_refs').write_text('5')
-        return held['VmRSS']
-    return held['VmHWM'] - start
+def measure_with_memory(work: Callable[[], Any]) -> dict[str, float]:
+    """The same, with the peak of the memory in MB above what was in use before."""
+    Path('/proc/self/clear_refs').write_text('5')  # Linux forgets older peaks
+    before = read_memory('VmRSS')
+    used = measure(work)
+    used['memory'] = read_memory('VmHWM') - before
+    return used
 
 
-def ours(source, **typed):
-    """The program as a module, settings, words and a run, all by its own means."""
-    sys.path.insert(0, str(Path(source).parent))
-    import makemore
+def read_memory(name: str) -> float:
+    """A figure of this process in MB: VmRSS is what it holds now, VmHWM the peak."""
+    status = Path('/proc/self/status').read_text()
+    kilobytes = status.split(name + ':')[1].split()[0]
+    return int(kilobytes) / 1e3
+
+
+def import_from(folder: Path | str, name: str) -> Any:
+    """The module of that name in a folder. Both programs are called makemore.py."""
+    sys.path.insert(0, str(folder))
+    module = importlib.import_module(name)
     import torch
+
     torch.set_num_threads(1)
-    cfg = makemore.settle(dict(input_file=str(ROOT / 'names.txt')) | typed)
-    words = makemore.read(cfg)
-    torch.manual_seed(cfg.seed)
-    run = makemore.Run(cfg, words, makemore.MODELS[cfg.type](cfg, words.vocab_size))
-    if not hasattr(run.model, 'fit'):
-        run.optimizer, run.backprop = makemore.AdamW(run.model, cfg), makemore.by_autograd
-    return makemore, run
+    return module
 
 
-def peer(path, kind='transformer', file=ROOT / 'names.txt'):
-    """karpathy/makemore as a module, with its data, a model of a kind, and the settings that its functions look for."""
-    sys.path.insert(0, path)
-    import makemore
+# ours
+
+
+def import_ours(source: str) -> Any:
+    return import_from(Path(source).parent, 'makemore')
+
+
+def load_ours(makemore: Any, **settings: Any) -> Any:
+    """A new run with these settings."""
     import torch
-    torch.set_num_threads(1)
-    torch.manual_seed(3407)
-    makemore.args = argparse.Namespace(device='cpu', top_k=-1)
-    makemore.train_dataset, makemore.test_dataset = makemore.create_datasets(file)
-    config = makemore.ModelConfig(vocab_size=makemore.train_dataset.get_vocab_size(),
-                                  block_size=makemore.train_dataset.get_output_length())
-    build = dict(transformer=makemore.Transformer, mlp=makemore.MLP, bigram=makemore.Bigram, bow=makemore.BoW)
-    model = build[kind](config) if kind in build else makemore.RNN(config, kind)
-    return makemore, model
+
+    config = makemore.resolve_config({'input_file': str(NAMES)} | settings)
+    config, dataset = makemore.load_data(config)
+    torch.manual_seed(config.seed)
+    model = makemore.MODELS[config.type](config, dataset.vocab_size)
+    run = makemore.Run(config, dataset, model)
+    return makemore.start_run(run, torch.device('cpu'))
 
 
-def peer_stepper(makemore, model):
-    """Its training step, with the batch loader in this process, where its work is counted."""
-    import torch
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, weight_decay=0.01, betas=(0.9, 0.99), eps=1e-8)
-    loader = makemore.InfiniteDataLoader(makemore.train_dataset, batch_size=32, pin_memory=True, num_workers=0)
+def make_our_step(makemore: Any, run: Any) -> Callable[[], Any]:
+    """A function that takes a training step as the program does."""
+    net = makemore.wrap_model(run)
+    run.model.train()
 
     def step():
-        X, Y = loader.next()
-        _, loss = model(X, Y)
-        model.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        lr = makemore.get_lr(run.config, run.step)
+        makemore.train_step(run, net, lr)
+
     return step
 
 
 @job
-def our_step(source, kind, steps, **settings):
-    layers = dict(n_layer=1) if kind == 'bow' else {}      # its bag of words has one layer
-    makemore, run = ours(source, **SIZES | layers | dict(type=kind, dropout=0.0, max_steps=10**6) | settings)
-    for _ in range(20):      # the first steps pay for what is made once
-        makemore.take_step(run, run.model)
+def our_step(source: str, kind: str, steps: int, **settings: Any) -> Iterator[dict]:
+    """Training steps of a type of model, with the peer's sizes."""
+    makemore = import_ours(source)
+    sizes = dict(MAKEMORE_SIZES)
+    if kind == 'bow':
+        sizes['n_layer'] = 1  # as the peer's has
+    sizes |= {'type': kind, 'dropout': 0.0, 'max_steps': MANY_STEPS}
+    run = load_ours(makemore, **sizes | settings)
+    step = make_our_step(makemore, run)
+    measure(step, 20)  # the first steps cost more
     while True:
-        yield clocks(lambda: makemore.take_step(run, run.model), steps)
+        yield measure(step, steps)
 
 
 @job
-def peer_step(path, kind, steps):
-    step = peer_stepper(*peer(path, kind))
-    for _ in range(20):
-        step()
-    while True:
-        yield clocks(step, steps)
+def our_target(source: str, train: str, test: str, **settings: Any) -> Iterator[dict]:
+    """From the start of the program to the end of a schedule on the training names.
 
-
-@job
-def peer_split(path, train, test):
-    """Its split of the names, 1,000 of them for testing, as two files."""
-    makemore, _ = peer(path)
-    Path(train).write_text('\n'.join(makemore.train_dataset.words))
-    Path(test).write_text('\n'.join(makemore.test_dataset.words))
-    yield {}
-
-
-@job
-def our_target(source, train, test, **settings):
-    """The training names to the end of a schedule; then the loss on the test names, which is not charged."""
+    The loss on the test names follows, and is not charged.
+    """
     begin = time.perf_counter()
-    makemore, run = ours(source, input_file=train, split='all', **settings)
-    if hasattr(run.model, 'fit'):      # its discount wants a dev split: the last 1,000 of the training names
-        for name, part in (('dev', slice(-1000, None)), ('train', slice(-1000))):
-            run.words.splits[name] = type(run.words.splits[name])(*(t[part] for t in run.words.splits['train']))
-        run.model.fit(run.words)
+    makemore = import_ours(source)
+    run = load_ours(makemore, input_file=train, split='all', **settings)
+    if run.model.is_counted:
+        hold_out_dev(run.dataset, 1000)  # the discount of an ngram is chosen on dev
+        run.model.fit(run.dataset)
     else:
-        for _ in range(run.cfg.max_steps):
-            makemore.take_step(run, run.model)
-    used = dict(cpu=time.process_time() * 1e3, wall=(time.perf_counter() - begin) * 1e3)
-    words = makemore.read(makemore.settle(dict(input_file=test, split='all', type=run.cfg.type,
-                                               block_size=run.cfg.block_size)))
-    assert words.symbols == run.words.symbols, 'the test names lack a letter that the training names have'
-    yield used | dict(loss=makemore.evaluate(makemore.Run(run.cfg, words, run.model), 'dev'), steps=run.step)
+        step = make_our_step(makemore, run)
+        for _ in range(run.config.max_steps):
+            step()
+    used = {
+        'cpu': time.process_time() * 1e3,
+        'wall': (time.perf_counter() - begin) * 1e3,
+        'steps': run.step,
+    }
+
+    block_size = run.config.block_size
+    options = {'split': 'all', 'type': run.config.type, 'block_size': block_size}
+    test_run = load_ours(makemore, input_file=test, **options)
+    if test_run.dataset.chars != run.dataset.chars:
+        raise ValueError('the test names lack a character that the training names have')
+    test_run.model = run.model
+    yield used | {'loss': makemore.evaluate(test_run, 'dev')}
 
 
-@job
-def peer_target(path, target, most):
-    """Its own loop until its own measure of the test loss, every 500 steps, reaches the target; not charged for it."""
-    begin = time.perf_counter()
-    makemore, model = peer(path)
-    step, spent, seen, best = peer_stepper(makemore, model), [], 0.0, 99.0
-    for n in range(1, most + 1):
-        step()
-        if n % 500 == 0:
-            spent.append(time.process_time() * 1e3 - seen)
-            best = min(best, makemore.evaluate(model, makemore.test_dataset, batch_size=100, max_batches=10))
-            seen = time.process_time() * 1e3 - spent[-1]
-            if best <= target:
-                break
-    yield dict(cpu=spent[-1], wall=(time.perf_counter() - begin) * 1e3, loss=best, steps=n)
+def hold_out_dev(dataset: Any, n: int):
+    """Make the last n lines of train the dev split."""
+    train = dataset.spans['train']
+    dataset.spans['train'] = type(train)(train.starts[:-n], train.lengths[:-n])
+    dataset.spans['dev'] = type(train)(train.starts[-n:], train.lengths[-n:])
 
 
-# Our names for the parts of the transformer and the peer's: the same weights make the same names, of the same length.
-PARTS = {'what': 'transformer.wte', 'where': 'transformer.wpe', 'blocks': 'transformer.h', 'norm1': 'ln_1',
-         'norm2': 'ln_2', 'qkv': 'attn.c_attn', 'out': 'attn.c_proj', 'mlp.0': 'mlp.c_fc', 'mlp.2': 'mlp.c_proj',
-         'norm': 'transformer.ln_f', 'head': 'lm_head'}
+# our names for the parts of a transformer, and the peer's
+PARTS = {
+    'tok_emb': 'transformer.wte',
+    'pos_emb': 'transformer.wpe',
+    'blocks': 'transformer.h',
+    'norm1': 'ln_1',
+    'norm2': 'ln_2',
+    'attn.qkv': 'attn.c_attn',
+    'attn.proj': 'attn.c_proj',
+    'mlp.0': 'mlp.c_fc',
+    'mlp.2': 'mlp.c_proj',
+    'norm': 'transformer.ln_f',
+    'head': 'lm_head',
+}
 
 
-def as_theirs(name):
+def name_as_peer(name: str) -> str:
     """'blocks.0.mlp.2.weight' -> 'transformer.h.0.mlp.c_proj.weight'"""
-    for old, new in PARTS.items():
-        name = ('.' + name).replace(f'.{old}.', f'.{new}.').removeprefix('.')
-    return name
+    dotted = f'.{name}'
+    for ours, theirs in PARTS.items():
+        dotted = dotted.replace(f'.{ours}.', f'.{theirs}.')
+    return dotted.removeprefix('.')
 
 
 @job
-def our_train(source, folder, weights, steps):
-    """A model worth sampling from: a run folder for us, the same weights under the peer's names for the peer."""
-    sys.path.insert(0, str(Path(source).parent))
-    import makemore
+def our_training(source: str, folder: str, weights: str, steps: int) -> Iterator[dict]:
+    """Train a transformer: a run folder for us, and its weights under the peer's names.
+
+    With the same weights both make the same kind of names, of the same length.
+    """
+    makemore = import_ours(source)
     import torch
-    flags = dict(SIZES, max_steps=steps, dropout=0.0, work_dir=folder, input_file=ROOT / 'names.txt')
-    makemore.main([p for name, value in flags.items() for p in ('--' + name.replace('_', '-'), str(value))])
+
+    settings = MAKEMORE_SIZES | {'max_steps': steps, 'dropout': 0.0, 'input_file': NAMES}
+    command = ['--work-dir', folder]
+    for name, value in settings.items():
+        command += [makemore.flag_of(name), str(value)]
+    exit_code = makemore.main(command)
+    if exit_code != 0:
+        raise RuntimeError('training failed')
     model, _ = makemore.load(folder)
-    torch.save({as_theirs(name): t for name, t in model.state_dict().items()}, weights)
+    renamed = {name_as_peer(name): tensor for name, tensor in model.state_dict().items()}
+    torch.save(renamed, weights)
     yield {}
 
 
 @job
-def peer_weights(path, weights, file):
-    """What was trained for both, as its --sample-only expects it: with the masks that it keeps among its weights."""
+def our_sample(source: str, folder: str, n: int) -> Iterator[dict]:
+    makemore = import_ours(source)
+    model, dataset = makemore.load(folder)
+    while True:
+        yield measure(lambda: makemore.sample(model, dataset, n))
+
+
+@job
+def our_load(source: str, file: str, split: str) -> Iterator[dict]:
+    """From a file of lines to the first batch, imports not included."""
+    makemore = import_ours(source)
+
+    def work():
+        settings = {'input_file': file, 'batch_size': 32, 'split': split}
+        config, dataset = makemore.load_data(makemore.resolve_config(settings))
+        makemore.get_batch(dataset, config, 0)
+
+    yield measure_with_memory(work)
+
+
+@job
+def our_count(source: str, **settings: Any) -> Iterator[dict]:
+    """Reading, counting and the exact dev loss of an ngram."""
+    makemore = import_ours(source)
+    losses = []
+
+    def work():
+        run = load_ours(makemore, type='ngram', **settings)
+        run.model.fit(run.dataset)
+        losses.append(makemore.evaluate(run, 'dev'))
+
+    used = measure_with_memory(work)
+    yield used | {'loss': losses[0]}
+
+
+@job
+def our_text(source: str, text: str, budget: float, **settings: Any) -> Iterator[dict]:
+    """As many steps on a text as fit into a budget of CPU milliseconds, then the dev loss."""
+    makemore = import_ours(source)
+    settings |= {'input_file': text, 'text': True}
+    run = load_ours(makemore, max_steps=MANY_STEPS, **settings)
+    step = make_our_step(makemore, run)
+    measure(step, 5)
+    ms_per_step = measure(step, 30)['cpu']
+
+    # the schedule has to be as long as the training will be; a little less in case it is slower
+    steps = max(1, int(0.97 * budget / ms_per_step))
+    run = load_ours(makemore, max_steps=steps, **settings)
+    step = make_our_step(makemore, run)
+    end = time.process_time() + budget / 1e3
+
+    def work():
+        while run.step < steps and time.process_time() < end:
+            step()
+
+    used = measure(work)
+    yield used | {'loss': makemore.evaluate(run, 'dev'), 'steps': run.step}
+
+
+# karpathy/makemore
+
+
+def load_peer(path: str, kind: str = 'transformer') -> tuple[Any, Any]:
+    """karpathy/makemore as a module, and a model of a type. Its functions look for globals."""
+    makemore = import_from(path, 'makemore')
     import torch
-    makemore, model = peer(path)
+
+    torch.manual_seed(3407)
+    makemore.args = argparse.Namespace(device='cpu', top_k=-1)
+    makemore.train_dataset, makemore.test_dataset = makemore.create_datasets(NAMES)
+    config = makemore.ModelConfig(
+        vocab_size=makemore.train_dataset.get_vocab_size(),
+        block_size=makemore.train_dataset.get_output_length(),
+    )
+    if kind in ('rnn', 'gru'):
+        return makemore, makemore.RNN(config, kind)
+    classes = {'transformer': 'Transformer', 'mlp': 'MLP', 'bigram': 'Bigram', 'bow': 'BoW'}
+    model_class = getattr(makemore, classes[kind])
+    return makemore, model_class(config)
+
+
+def make_peer_step(makemore: Any, model: Any) -> Callable[[], None]:
+    """Its training step. Its loader gets no worker process, where its time would not be seen."""
+    import torch
+
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=5e-4, weight_decay=0.01, betas=(0.9, 0.99), eps=1e-8
+    )
+    loader = makemore.InfiniteDataLoader(
+        makemore.train_dataset, batch_size=32, pin_memory=True, num_workers=0
+    )
+
+    def step():
+        x, y = loader.next()
+        _, loss = model(x, y)
+        model.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+@job
+def peer_step(path: str, kind: str, steps: int) -> Iterator[dict]:
+    makemore, model = load_peer(path, kind)
+    step = make_peer_step(makemore, model)
+    measure(step, 20)
+    while True:
+        yield measure(step, steps)
+
+
+@job
+def peer_split(path: str, train: str, test: str) -> Iterator[dict]:
+    """Write its split of the names into two files; 1,000 names are for testing."""
+    makemore, _ = load_peer(path)
+    for file, dataset in ((train, makemore.train_dataset), (test, makemore.test_dataset)):
+        Path(file).write_text('\n'.join(dataset.words))
+    yield {}
+
+
+@job
+def peer_target(path: str, target: float, most_steps: int) -> Iterator[dict]:
+    """Its training until its own measure of the test loss reaches the target.
+
+    It looks every 500 steps, as in its own loop, and is not charged for that.
+    """
+    begin = time.perf_counter()
+    makemore, model = load_peer(path)
+    step = make_peer_step(makemore, model)
+    interval = min(500, most_steps)
+    evaluation_time = 0.0
+    best_loss = math.inf
+    n_steps = 0
+    while best_loss > target and n_steps + interval <= most_steps:
+        for _ in range(interval):
+            step()
+        n_steps += interval
+        before = time.process_time()
+        test_dataset = makemore.test_dataset
+        loss = makemore.evaluate(model, test_dataset, batch_size=100, max_batches=10)
+        best_loss = min(best_loss, loss)
+        evaluation_time += time.process_time() - before
+    yield {
+        'cpu': (time.process_time() - evaluation_time) * 1e3,
+        'wall': (time.perf_counter() - begin) * 1e3,
+        'loss': best_loss,
+        'steps': n_steps,
+    }
+
+
+@job
+def peer_weights(path: str, weights: str, file: str) -> Iterator[dict]:
+    """Complete the shared weights by the masks that it keeps among its own, and save them."""
+    _, model = load_peer(path)
+    import torch
+
     missing, unexpected = model.load_state_dict(torch.load(weights), strict=False)
-    assert not unexpected and all(name.endswith('attn.bias') for name in missing), (missing, unexpected)
+    missing = [name for name in missing if not name.endswith('attn.bias')]
+    if missing or unexpected:
+        raise ValueError(f'missing: {missing}, unexpected: {unexpected}')
     torch.save(model.state_dict(), file)
     yield {}
 
 
 @job
-def our_sample(source, folder, n):
-    sys.path.insert(0, str(Path(source).parent))
-    import makemore
+def peer_sample(path: str, file: str, n: int) -> Iterator[dict]:
+    """Its sampling and decoding, without its search for each name in the list of all names."""
+    makemore, model = load_peer(path)
     import torch
-    torch.set_num_threads(1)
-    model, words = makemore.load(folder)
-    while True:
-        yield clocks(lambda: makemore.sample(model, words, n))
 
-
-@job
-def peer_sample(path, file, n):
-    """Its sampler and its decoding, without its search for each name in the list of all names."""
-    import torch
-    makemore, model = peer(path)
     model.load_state_dict(torch.load(file))
-    steps = makemore.train_dataset.get_output_length() - 1
+    dataset = makemore.train_dataset
+    max_tokens = dataset.get_output_length() - 1
 
     def work():
-        rows = makemore.generate(model, torch.zeros(n, 1, dtype=torch.long), steps, do_sample=True)[:, 1:].tolist()
-        return [makemore.train_dataset.decode(row[:row.index(0)] if 0 in row else row) for row in rows]
+        start = torch.zeros(n, 1, dtype=torch.long)
+        rows = makemore.generate(model, start, max_tokens, do_sample=True)[:, 1:].tolist()
+        for row in rows:
+            end = row.index(0) if 0 in row else len(row)
+            dataset.decode(row[:end])
+
     while True:
-        yield clocks(work)
+        yield measure(work)
 
 
 @job
-def our_load(source, file, split):
-    sys.path.insert(0, str(Path(source).parent))
-    import makemore
-    import torch
-    import tqdm      # which the program imports when it needs it, and imports are not counted
-    torch.set_num_threads(1)
-    held = peak()
-
-    def work():
-        cfg = makemore.settle(dict(input_file=file, batch_size=32, split=split))
-        return makemore.batch(makemore.read(cfg), cfg, 0)
-    yield clocks(work) | dict(memory=peak(held))
-
-
-@job
-def peer_load(path, file):
-    sys.path.insert(0, path)
-    import makemore
-    import torch
-    torch.set_num_threads(1)
-    held = peak()
+def peer_load(path: str, file: str) -> Iterator[dict]:
+    makemore = import_from(path, 'makemore')
 
     def work():
         train, _ = makemore.create_datasets(file)
-        return makemore.InfiniteDataLoader(train, batch_size=32, num_workers=0).next()
-    yield clocks(work) | dict(memory=peak(held))
+        makemore.InfiniteDataLoader(train, batch_size=32, num_workers=0).next()
+
+    yield measure_with_memory(work)
 
 
-@job
-def our_count(source, **typed):
-    """Reading, counting and the exact dev loss of an ngram."""
-    sys.path.insert(0, str(Path(source).parent))
-    import makemore
-    held, found = peak(), {}
-
-    def work():
-        _, run = ours(source, type='ngram', **typed)
-        run.model.fit(run.words)
-        found['loss'] = makemore.evaluate(run, 'dev')
-    yield clocks(work) | found | dict(memory=peak(held))
+# karpathy/nanoGPT
 
 
-def gpt(path, text):
-    """nanoGPT's model, its optimizer and its two splits of a text, with the CPU recipe of its README."""
-    sys.path.insert(0, path)
+def load_gpt(path: str, text: str) -> tuple[Any, Any, Any, Any]:
+    """Its model, its optimizer and its two splits of a text, as in the recipe for a CPU."""
+    module = import_from(path, 'model')
     import torch
-    from model import GPT, GPTConfig
-    torch.set_num_threads(1)
+
     torch.manual_seed(1337)
-    symbols = sorted(set(text := Path(text).read_text()))
-    index = {symbol: i for i, symbol in enumerate(symbols)}
-    data = torch.tensor([index[symbol] for symbol in text])
-    model = GPT(GPTConfig(block_size=64, vocab_size=len(symbols), n_layer=4, n_head=4, n_embd=128, dropout=0.0,
-                          bias=False))
+    content = Path(text).read_text(encoding='utf-8')
+    chars = sorted(set(content))
+    token_of = {ch: token for token, ch in enumerate(chars)}
+    tokens = torch.tensor([token_of[ch] for ch in content])
+    n_train = int(len(tokens) * 0.9)
+    config = module.GPTConfig(
+        block_size=64,
+        vocab_size=len(chars),
+        n_layer=4,
+        n_head=4,
+        n_embd=128,
+        dropout=0.0,
+        bias=False,
+    )
+    model = module.GPT(config)
     optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), 'cpu')
-    return model, optimizer, data[:int(len(data) * 0.9)], data[int(len(data) * 0.9):]
+    return model, optimizer, tokens[:n_train], tokens[n_train:]
 
 
-def gpt_stepper(model, optimizer, data, steps):
-    """Its loop: warm-up over 100 steps, cosine to a tenth, windows of 64, batches of 12, the gradient clipped."""
-    import math
+def get_gpt_lr(step: int, max_steps: int) -> float:
+    """Warm-up over 100 steps to 1e-3, then a cosine down to a tenth of it."""
+    if step < 100:
+        return 1e-3 * (step + 1) / 101
+    progress = (step - 100) / (max_steps - 100)
+    return 1e-4 + 0.5 * (1e-3 - 1e-4) * (1 + math.cos(math.pi * progress))
+
+
+def gpt_steps(model: Any, optimizer: Any, tokens: Any, max_steps: int) -> Iterator[float]:
+    """Its training loop; yields after every step."""
     import torch
-    for n in range(steps):
-        lr = 1e-3 * (n + 1) / 101 if n < 100 else 1e-4 + 4.5e-4 * (1 + math.cos(math.pi * (n - 100) / (steps - 100)))
+
+    for number in range(max_steps):
         for group in optimizer.param_groups:
-            group['lr'] = lr
-        at = torch.randint(len(data) - 64, (12,))
-        x, y = (torch.stack([data[i + shift:i + shift + 64] for i in at]) for shift in (0, 1))
+            group['lr'] = get_gpt_lr(number, max_steps)
+        starts = torch.randint(len(tokens) - 64, (12,))
+        x = torch.stack([tokens[i : i + 64] for i in starts])
+        y = torch.stack([tokens[i + 1 : i + 65] for i in starts])
         _, loss = model(x, y)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -305,302 +512,516 @@ def gpt_stepper(model, optimizer, data, steps):
 
 
 @job
-def gpt_step(path, text, steps):
-    model, optimizer, train, _ = gpt(path, text)
-    loop = gpt_stepper(model, optimizer, train, 10**6)
+def gpt_step(path: str, text: str, steps: int) -> Iterator[dict]:
+    model, optimizer, train, _ = load_gpt(path, text)
+    loop = gpt_steps(model, optimizer, train, MANY_STEPS)
     for _ in range(5):
         next(loop)
     while True:
-        yield clocks(lambda: next(loop), steps)
+        yield measure(lambda: next(loop), steps)
 
 
 @job
-def gpt_train(path, text, steps):
-    """The whole recipe, and then the exact loss over its validation split in blocks of 64."""
+def gpt_training(path: str, text: str, steps: int) -> Iterator[dict]:
+    """The whole recipe, then the exact loss over its validation split in blocks of 64."""
+    model, optimizer, train, dev = load_gpt(path, text)
     import torch
-    model, optimizer, train, dev = gpt(path, text)
-    used = clocks(lambda: list(gpt_stepper(model, optimizer, train, steps)))
-    n = (len(dev) - 1) // 64 * 64
+
+    used = measure(lambda: list(gpt_steps(model, optimizer, train, steps)))
+    n_blocks = (len(dev) - 1) // 64
+    end = n_blocks * 64
+    inputs = dev[:end].view(-1, 64).split(64)
+    targets = dev[1 : end + 1].view(-1, 64).split(64)
+    total = 0.0
     with torch.no_grad():
-        losses = [model(x, y)[1].item() * len(x) for x, y in
-                  zip(dev[:n].view(-1, 64).split(64), dev[1:n + 1].view(-1, 64).split(64))]
-    yield used | dict(loss=sum(losses) / (n // 64), steps=steps)
+        for x, y in zip(inputs, targets, strict=True):
+            _, loss = model(x, y)
+            total += loss.item() * len(x)
+    yield used | {'loss': total / n_blocks, 'steps': steps}
 
 
-@job
-def our_text(source, text, budget, **settings):
-    """As many steps as fit into a budget of CPU milliseconds, the schedule sized to them; then the exact dev loss."""
-    makemore, run = ours(source, input_file=text, text=True, max_steps=10**6, **settings)
-    for _ in range(5):
-        makemore.take_step(run, run.model)
-    steps = int(0.97 * budget / clocks(lambda: makemore.take_step(run, run.model), 30)['cpu'])
-    makemore, run = ours(source, input_file=text, text=True, max_steps=steps, **settings)
-
-    def work():
-        while run.step < steps and time.process_time() - begin < budget / 1e3:
-            makemore.take_step(run, run.model)
-    begin = time.process_time()
-    yield clocks(work) | dict(loss=makemore.evaluate(run, 'dev'), steps=run.step)
+# -----------------------------------------------------------------------------
+# processes that take turns
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Two processes that take turns
-def work(name, arguments):
-    """The inside of a worker: a round for every line that comes in, its numbers out as JSON; the rest to stderr."""
-    out = os.fdopen(os.dup(1), 'w')
+class Job(NamedTuple):
+    """The name of a job and its arguments."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+def our_job(args: argparse.Namespace, name: str, **arguments: Any) -> Job:
+    return Job(name, {'source': args.source, **arguments})
+
+
+def peer_job(path: Path | None, name: str, **arguments: Any) -> Job | None:
+    """None without a path: the peer is absent, and its column stays empty."""
+    return Job(name, {'path': path, **arguments}) if path else None
+
+
+def run_worker(name: str, arguments: dict[str, Any]):
+    """The inside of a worker: a round for every line that comes in, its numbers out as JSON.
+
+    Whatever else the job writes to stdout goes to stderr, so that it is not taken for numbers.
+    """
+    numbers = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)
     rounds = JOBS[name](**arguments)
     for _ in sys.stdin:
-        print(json.dumps(next(rounds)), file=out, flush=True)
+        print(json.dumps(next(rounds)), file=numbers, flush=True)
 
 
 class Worker:
-    """One side of a row, in a process of its own; what it says besides its numbers is shown only when it fails."""
-    def __init__(self, name, **arguments):
-        self.log = tempfile.TemporaryFile()
-        command = [sys.executable, __file__, '--worker', name, json.dumps(arguments, default=str)]
-        self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
-                                      text=True, env=os.environ | {'OMP_NUM_THREADS': '1'})
+    """A job in a process of its own; what it prints is shown only if it fails."""
 
-    def round(self):
+    def __init__(self, job: Job):
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 (`close` closes it)
+        arguments = json.dumps(job.arguments, default=str)
+        self.child = subprocess.Popen(
+            [sys.executable, __file__, '--worker', job.name, arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            env=os.environ | ONE_THREAD,
+        )
+
+    def round(self) -> dict[str, float]:
+        """The numbers of one more round."""
         self.child.stdin.write('\n')
         self.child.stdin.flush()
         line = self.child.stdout.readline()
         if not line:
             self.log.seek(0)
-            raise SystemExit(f'{" ".join(self.child.args[2:])}\n{self.log.read().decode()}')
+            output = self.log.read().decode(errors='replace')
+            raise SystemExit(f'{" ".join(self.child.args[2:])}\n{output}')
         return json.loads(line)
 
-    def end(self):
+    def close(self):
         self.child.stdin.close()
         self.child.wait()
+        self.log.close()
 
 
-def once(name, **arguments):
-    """Something that is prepared and not measured."""
-    worker = Worker(name, **arguments)
-    worker.round()
-    worker.end()
+def medians(results: list[dict[str, float]]) -> dict[str, float] | None:
+    """The median of each number over some rounds; None if there were none."""
+    if not results:
+        return None
+    return {name: median(result[name] for result in results) for name in results[0]}
 
 
-def medians(results):
-    return {name: median(r[name] for r in results) for name in results[0]} if results else None
-
-
-def alternate(rounds, *jobs, fresh=False):
-    """The medians of some jobs that take turns, None for an absent one; fresh: every round is a process of its own."""
-    workers, found = {}, [[] for _ in jobs]
+def alternate(rounds: int, *jobs: Job | None, fresh: bool = False) -> list[dict | None]:
+    """The medians of some jobs that take turns; with fresh every round is a new process."""
+    workers: dict[int, Worker] = {}
+    results: list[list[dict]] = [[] for _ in jobs]
     for _ in range(rounds):
         for i, job in enumerate(jobs):
-            if job:
-                workers[i] = workers.get(i) or Worker(job[0], **job[1])
-                found[i].append(workers[i].round())
-                if fresh:
-                    workers.pop(i).end()
+            if job is None:
+                continue
+            if i not in workers:
+                workers[i] = Worker(job)
+            results[i].append(workers[i].round())
+            if fresh:
+                workers.pop(i).close()
     for worker in workers.values():
-        worker.end()
-    return list(map(medians, found))
+        worker.close()
+    return [medians(found) for found in results]
 
 
-def processes(rounds, folder, *commands):
-    """The same for whole programs."""
-    found = [[] for _ in commands]
+def prepare(job: Job):
+    """Do something that is not measured."""
+    alternate(1, job)
+
+
+def alternate_commands(rounds: int, folder: Path, *commands: list | None) -> list[dict | None]:
+    """The medians of whole programs that take turns."""
+    results: list[list[dict]] = [[] for _ in commands]
     for _ in range(rounds):
-        for command, results in zip(commands, found):
+        for command, found in zip(commands, results, strict=True):
             if command:
-                before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-                subprocess.run(list(map(str, command)), check=True, capture_output=True, cwd=folder,
-                               env=os.environ | {'OMP_NUM_THREADS': '1'})
-                wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
-                cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-                results.append(dict(cpu=cpu * 1e3, wall=wall * 1e3))
-    return list(map(medians, found))
+                found.append(measure_command(command, folder))
+    return [medians(found) for found in results]
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Rows: each yields lines (what, ours, peer, goal), a number of ms being shown in the unit that suits it
-ROWS = {}
+def measure_command(command: list, folder: Path) -> dict[str, float]:
+    """CPU and wall time of a program in milliseconds, its start included."""
+    cpu = children_cpu_time()
+    wall = time.perf_counter()
+    subprocess.run(
+        list(map(str, command)),
+        check=True,
+        capture_output=True,
+        cwd=folder,
+        env=os.environ | ONE_THREAD,
+    )
+    wall = time.perf_counter() - wall
+    cpu = children_cpu_time() - cpu
+    return {'cpu': cpu * 1e3, 'wall': wall * 1e3}
 
 
-def row(name):
-    def add(f):
-        ROWS[name] = f
-        return f
-    return add
+def children_cpu_time() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
-def times(what, mine, theirs, goal='', wall=True):
-    """The lines of a comparison: the CPU time, and the wall time below it."""
-    yield what + ', CPU', mine['cpu'], theirs and theirs['cpu'], goal
-    if wall:
-        yield what + ', wall', mine['wall'], theirs and theirs['wall'], ''
+# -----------------------------------------------------------------------------
+# rows: each yields lines of the table
 
 
-def skip(name, needed):
-    print(f'row {name} is left out: it needs {needed}', file=sys.stderr)
+@dataclass
+class Line:
+    """A line of the table. The floor is a lowest ratio, or a highest value of ours."""
+
+    what: str
+    ours: float
+    peer: float | None = None
+    unit: str = 'ms'  # or MB, or loss
+    min_ratio: float | None = None
+    max_ours: float | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times more the peer takes; losses have no ratio."""
+        if self.peer is None or self.unit == 'loss':
+            return None
+        return self.peer / self.ours
+
+    @property
+    def is_met(self) -> bool | None:
+        """Whether the floor is met; None if there is none, or no peer to compare with."""
+        if self.max_ours is not None:
+            return self.ours <= self.max_ours
+        if self.min_ratio is None or self.ratio is None:
+            return None
+        return self.ratio >= self.min_ratio
+
+    def describe_floor(self) -> str:
+        if self.max_ours is not None:
+            return f'at most {format_number(self.max_ours, self.unit)}'
+        return '-' if self.min_ratio is None else f'{self.min_ratio:g}x'
+
+    def cells(self) -> list[str]:
+        """The columns of the table."""
+        ratio = '-' if self.ratio is None else f'{self.ratio:.2f}x'
+        met = {True: 'yes', False: 'NO', None: '-'}[self.is_met]
+        ours = format_number(self.ours, self.unit)
+        peer = format_number(self.peer, self.unit)
+        return [self.what, ours, peer, ratio, self.describe_floor(), met]
 
 
-def step_row(kind, goal, steps, args, folder):
-    mine, theirs = alternate(args.rounds, ('our_step', dict(source=args.source, kind=kind, steps=steps)),
-                             args.makemore and ('peer_step', dict(path=args.makemore, kind=kind, steps=steps)))
-    yield from times(f'{kind}: a training step, 32 names', mine, theirs, goal)
-
-
-for kind, goal, steps in (('transformer', '2.5x, reach for 3x', 40), ('bigram', '3x', 200), ('mlp', '3x', 100),
-                          ('rnn', '3x', 60), ('gru', '3x', 40), ('bow', '3x', 100)):
-    ROWS[f'step-{kind}'] = functools.partial(step_row, kind, goal, steps)
-
-
-@row('target')
-def target_row(args, folder):
-    """Start to the loss that the peer's default run needs 13,000 steps for; the split is the peer's own."""
-    if not args.makemore:
-        return skip('target', '--makemore')
-    train, test = folder / 'train.txt', folder / 'test.txt'
-    once('peer_split', path=args.makemore, train=train, test=test)
-    counted, neural, theirs = alternate(
-        1, ('our_target', dict(source=args.source, train=train, test=test, type='ngram')),
-        ('our_target', dict(source=args.source, train=train, test=test, **json.loads(args.target))),
-        ('peer_target', dict(path=args.makemore, target=TARGET, most=args.most)))
-    for kind, mine, goal in (('ngram', counted, '100x'), (json.loads(args.target)['type'], neural, '3x, reach for 6x')):
-        what = f'{kind}: start to test loss {mine["loss"]:.4f}, {mine["steps"]} steps ' \
-               f'(peer {theirs["loss"]:.4f}, {theirs["steps"]} steps)'
-        if max(mine['loss'], theirs['loss']) > TARGET:      # who stops short of the target has won nothing: no ratio
-            yield from times(what, mine, None, f'{TARGET} NOT REACHED')
-        else:
-            yield from times(what, mine, theirs, goal)
-
-
-def trained(args, folder):
-    """One transformer, as a run folder of ours and as weights of the peer's."""
-    once('our_train', source=args.source, folder=folder / 'run', weights=folder / 'shared.pt', steps=500)
-    if args.makemore:
-        (folder / 'peer').mkdir(exist_ok=True)
-        once('peer_weights', path=args.makemore, weights=folder / 'shared.pt', file=folder / 'peer' / 'model.pt')
-
-
-@row('sample')
-def sample_row(args, folder):
-    trained(args, folder)
-    for n, rounds, goal in ((1000, 3, ''), (10000, 1, '20x, reach for 40x')):
-        mine, theirs = alternate(
-            min(rounds, args.rounds), ('our_sample', dict(source=args.source, folder=folder / 'run', n=n)),
-            args.makemore and ('peer_sample', dict(path=args.makemore, file=folder / 'peer' / 'model.pt', n=n)))
-        yield from times(f'{n:,} names after loading, same weights', mine, theirs, goal)
-
-
-@row('start')
-def start_row(args, folder):
-    """The whole command. The peer's --sample-only writes 50 names and cannot be asked for 20."""
-    trained(args, folder)
-    mine, theirs = processes(
-        args.rounds, folder, [sys.executable, args.source, '--sample-only', '--num-samples', 20, '-o', folder / 'run'],
-        args.makemore and [sys.executable, args.makemore / 'makemore.py', '--sample-only', '-o', folder / 'peer', '-i',
-                           ROOT / 'names.txt'])
-    yield '--sample-only, the whole process, wall', mine['wall'], theirs and theirs['wall'], '1.67x'
-    yield '--sample-only, the whole process, CPU', mine['cpu'], theirs and theirs['cpu'], ''
-
-
-@row('load')
-def load_row(args, folder):
-    """Five million lines that look like names and are nearly all different."""
-    names, rng = (ROOT / 'names.txt').read_text().split(), random.Random(0)
-    with open(folder / 'lines.txt', 'w') as file:
-        for _ in range(50):
-            file.writelines(a + b[:3] + '\n' for a, b in zip(rng.choices(names, k=10**5), rng.choices(names, k=10**5)))
-    file = folder / 'lines.txt'
-    same, honest, theirs = alternate(3, *[('our_load', dict(source=args.source, file=file, split=split))
-                                          for split in ('lecture', 'honest')],
-                                     args.makemore and ('peer_load', dict(path=args.makemore, file=file)), fresh=True)
-    for mine, what in ((same, 'the same work (--split lecture)'), (honest, 'what train has left out of dev')):
-        yield from times(f'5 million lines to the first batch, {what}', mine, theirs, '5x')
-        yield f'peak memory above imports, MB, {what}', mine['memory'], theirs and theirs['memory'], '3x'
-
-
-@row('ngram')
-def ngram_row(args, folder):
-    """names.txt, and 100 MB of text: names in lines of twelve, the frequent ones often, as words in a language are."""
-    names, rng, size = (ROOT / 'names.txt').read_text().split(), random.Random(0), 0
-    weights = [1 / i for i in range(1, len(names) + 1)]
-    with open(folder / 'text.txt', 'w') as file:
-        while size < 10**8:
-            drawn = rng.choices(names, weights, k=12 * 10**4)
-            size += file.write('\n'.join(' '.join(drawn[i::10**4]) for i in range(10**4)) + '\n')
-    for what, goal, rounds, typed in (
-            ('names.txt', '2 s', 3, dict(input_file=ROOT / 'names.txt', split='lecture')),
-            ('100 MB of text', '60 s', 1, dict(input_file=folder / 'text.txt', text=True))):
-        mine, = alternate(rounds, ('our_count', dict(source=args.source, **typed)), fresh=True)
-        yield from times(f'ngram of 5, read + count + dev loss ({mine["loss"]:.4f}), {what}', mine, None, goal)
-        yield f'ngram, peak memory above imports, MB, {what}', mine['memory'], None, ''
-
-
-def shakespeare():
-    """The text that nanoGPT's recipe is for."""
-    return os.environ.get('MAKEMORE_DATA') and Path(os.environ['MAKEMORE_DATA']) / 'tinyshakespeare.txt'
-
-
-@row('nanogpt-step')
-def gpt_step_row(args, folder):
-    if not (text := shakespeare()):
-        return skip('nanogpt-step', 'MAKEMORE_DATA, the folder of tinyshakespeare.txt')
-    mine, theirs = alternate(
-        args.rounds,
-        ('our_step', SHAKESPEARE | dict(source=args.source, kind='transformer', steps=20, input_file=text)),
-        args.nanogpt and ('gpt_step', dict(path=args.nanogpt, text=text, steps=20)))
-    yield from times("a step of nanoGPT's CPU recipe, same shapes", mine, theirs, '1.5x')
-
-
-@row('nanogpt-loss')
-def gpt_loss_row(args, folder):
-    """The peer's 2,000 steps; then ours, with settings of our own, in no more CPU time."""
-    if not args.nanogpt or not (text := shakespeare()):
-        return skip('nanogpt-loss', '--nanogpt and MAKEMORE_DATA, the folder of tinyshakespeare.txt')
-    theirs, = alternate(1, ('gpt_train', dict(path=args.nanogpt, text=text, steps=2000)))
-    recipe = dict(source=args.source, text=text, budget=theirs['cpu']) | json.loads(args.recipe)
-    mine, = alternate(1, ('our_text', recipe))
-    yield (f'nanoGPT\'s CPU recipe, dev loss ({mine["steps"]:.0f} and {theirs["steps"]} steps)', mine['loss'],
-           theirs['loss'], 'lower')
-    yield from times('the same, its training', mine, theirs, 'no more', wall=False)
-
-
-def show(number, what):
-    """1234.5 ms -> '1.23 s'; what is no time stays a plain number."""
+def format_number(number: float | None, unit: str) -> str:
+    """1234.5, 'ms' -> '1.23 s'"""
     if number is None:
         return '-'
-    if 'memory' in what:
-        return f'{number:,.0f}'
-    if 'loss (' in what and not what.endswith(('CPU', 'wall')):
+    if unit == 'MB':
+        return f'{number:,.0f} MB'
+    if unit == 'loss':
         return f'{number:.4f}'
     return f'{number / 1e3:.2f} s' if number >= 1000 else f'{number:.2f} ms'
 
 
+ROWS: dict[str, Callable[[argparse.Namespace, Path], Iterator[Line]]] = {}
+
+
+def row(name: str) -> Callable:
+    """Decorator: make a row available as --rows NAME."""
+
+    def add(function: Callable) -> Callable:
+        ROWS[name] = function
+        return function
+
+    return add
+
+
+def time_lines(what: str, ours: dict, peer: dict | None, **floor: float) -> Iterator[Line]:
+    """The CPU time with its floor, and the wall time below it."""
+    peer = peer or {}
+    yield Line(f'{what}, CPU', ours['cpu'], peer.get('cpu'), **floor)
+    yield Line(f'{what}, wall', ours['wall'], peer.get('wall'))
+
+
+def skip(row_name: str, needed: str):
+    print(f'row {row_name} is left out: it needs {needed}', file=sys.stderr)
+
+
+def scaled(args: argparse.Namespace, number: int) -> int:
+    """A count of steps, names, lines or bytes, made smaller by --scale."""
+    return max(1, round(number * args.scale))
+
+
+def step_row(
+    kind: str, steps: int, min_ratio: float, args: argparse.Namespace, folder: Path
+) -> Iterator[Line]:
+    """A training step of a type of model."""
+    steps = scaled(args, steps)
+    ours, peer = alternate(
+        args.rounds,
+        our_job(args, 'our_step', kind=kind, steps=steps),
+        peer_job(args.makemore, 'peer_step', kind=kind, steps=steps),
+    )
+    yield from time_lines(f'{kind}: a step of 32 names', ours, peer, min_ratio=min_ratio)
+
+
+# type of model, steps in a round, floor
+for kind, steps, min_ratio in (
+    ('transformer', 40, 2.5),
+    ('bigram', 200, 2),
+    ('mlp', 100, 4),
+    ('rnn', 60, 2.5),
+    ('gru', 40, 3),
+    ('bow', 100, 2),
+):
+    ROWS[f'step-{kind}'] = functools.partial(step_row, kind, steps, min_ratio)
+
+
+@row('target')
+def target_row(args: argparse.Namespace, folder: Path) -> Iterator[Line]:
+    """From the start to the best loss of the peer's default run, on the peer's own split."""
+    if not args.makemore:
+        skip('target', '--makemore')
+        return
+    settings = json.loads(args.target)
+    if 'max_steps' in settings:
+        settings['max_steps'] = scaled(args, settings['max_steps'])
+    files = {'train': folder / 'train.txt', 'test': folder / 'test.txt'}
+    prepare(peer_job(args.makemore, 'peer_split', **files))
+    most_steps = scaled(args, args.most)
+    counted, trained, peer = alternate(
+        1,
+        our_job(args, 'our_target', type='ngram', **files),
+        our_job(args, 'our_target', **files, **settings),
+        peer_job(args.makemore, 'peer_target', target=TARGET, most_steps=most_steps),
+    )
+    for name, ours in (('ngram', counted), (settings['type'], trained)):
+        # whoever stops short of the target has won nothing
+        both_reached = max(ours['loss'], peer['loss']) <= TARGET
+        steps = f'{ours["steps"]:,.0f} steps, peer {peer["steps"]:,.0f}'
+        what = f'{name}: start to the target'
+        yield from time_lines(f'{what} ({steps})', ours, peer if both_reached else None)
+        yield Line(f'{what}, test loss', ours['loss'], peer['loss'], 'loss', max_ours=TARGET)
+
+
+def train_to_sample(args: argparse.Namespace, folder: Path):
+    """One transformer, as a run folder of ours and as weights of the peer's."""
+    weights = folder / 'shared.pt'
+    steps = scaled(args, 500)
+    run_folder = folder / 'run'
+    prepare(our_job(args, 'our_training', folder=run_folder, weights=weights, steps=steps))
+    if args.makemore:
+        file = folder / 'peer' / 'model.pt'
+        file.parent.mkdir()
+        prepare(peer_job(args.makemore, 'peer_weights', weights=weights, file=file))
+
+
+@row('sample')
+def sample_row(args: argparse.Namespace, folder: Path) -> Iterator[Line]:
+    """Names from the same weights, after loading."""
+    train_to_sample(args, folder)
+    for n_names, most_rounds, floor in ((1000, 3, {}), (10000, 1, {'min_ratio': 20})):
+        n = scaled(args, n_names)
+        ours, peer = alternate(
+            min(most_rounds, args.rounds),
+            our_job(args, 'our_sample', folder=folder / 'run', n=n),
+            peer_job(args.makemore, 'peer_sample', file=folder / 'peer' / 'model.pt', n=n),
+        )
+        yield from time_lines(f'{n:,} names, same weights', ours, peer, **floor)
+
+
+@row('start')
+def start_row(args: argparse.Namespace, folder: Path) -> Iterator[Line]:
+    """Sampling as a whole process. The peer always writes 50 names, we write 20."""
+    train_to_sample(args, folder)
+    our_command = [sys.executable, args.source, '--sample-only', '--num-samples', 20]
+    our_command += ['-o', folder / 'run']
+    peer_command = None
+    if args.makemore:
+        peer_command = [sys.executable, args.makemore / 'makemore.py', '--sample-only']
+        peer_command += ['-o', folder / 'peer', '-i', NAMES]
+    ours, peer = alternate_commands(args.rounds, folder, our_command, peer_command)
+    peer = peer or {}
+    what = '--sample-only, the whole process'
+    yield Line(f'{what}, wall', ours['wall'], peer.get('wall'), min_ratio=1.2)
+    yield Line(f'{what}, CPU', ours['cpu'], peer.get('cpu'))
+
+
+def write_lines(path: Path, n_lines: int):
+    """Lines that look like names and are nearly all different."""
+    names = NAMES.read_text(encoding='utf-8').split()
+    rng = random.Random(0)
+    with open(path, 'w', encoding='utf-8') as file:
+        for done in range(0, n_lines, 10**5):
+            n = min(10**5, n_lines - done)
+            firsts = rng.choices(names, k=n)
+            seconds = rng.choices(names, k=n)
+            file.writelines(a + b[:3] + '\n' for a, b in zip(firsts, seconds, strict=True))
+
+
+@row('load')
+def load_row(args: argparse.Namespace, folder: Path) -> Iterator[Line]:
+    """From one and five million lines to the first batch, with the memory."""
+    for full_size, max_ms, max_mb in ((10**6, 2e3, None), (5 * 10**6, 12e3, 2e3)):
+        n_lines = scaled(args, full_size)
+        file = folder / 'lines.txt'
+        write_lines(file, n_lines)
+        lecture, honest, peer = alternate(
+            min(3, args.rounds),
+            our_job(args, 'our_load', file=file, split='lecture'),
+            our_job(args, 'our_load', file=file, split='honest'),
+            peer_job(args.makemore, 'peer_load', file=file),
+            fresh=True,
+        )
+        # the peer's work is that of --split lecture; honest also compares dev and test with train
+        for split, ours in (('lecture', lecture), ('honest', honest)):
+            what = f'{n_lines:,} lines to the first batch, --split {split}'
+            yield from time_lines(what, ours, peer, max_ours=max_ms)
+            peer_memory = peer['memory'] if peer else None
+            memory = (ours['memory'], peer_memory, 'MB')
+            yield Line(f'{what}, peak memory', *memory, max_ours=max_mb)
+
+
+def write_text(path: Path, n_bytes: int):
+    """Names in lines of twelve, some of them often and most of them rarely, as words are."""
+    names = NAMES.read_text(encoding='utf-8').split()
+    rng = random.Random(0)
+    weights = [1 / rank for rank in range(1, len(names) + 1)]
+    written = 0
+    with open(path, 'w', encoding='utf-8') as file:
+        while written < n_bytes:
+            drawn = rng.choices(names, weights, k=12 * 1000)
+            lines = [' '.join(drawn[i : i + 12]) for i in range(0, len(drawn), 12)]
+            written += file.write('\n'.join(lines) + '\n')
+
+
+@row('ngram')
+def ngram_row(args: argparse.Namespace, folder: Path) -> Iterator[Line]:
+    """Counting names.txt, and 100 MB of text."""
+    text = folder / 'text.txt'
+    n_bytes = scaled(args, 10**8)
+    write_text(text, n_bytes)
+    names_settings = {'input_file': NAMES, 'split': 'lecture'}
+    text_settings = {'input_file': text, 'text': True}
+    for name, most_rounds, max_ms, settings in (
+        ('names.txt', 3, 1e3, names_settings),
+        (f'{n_bytes / 1e6:g} MB of text', 1, None, text_settings),
+    ):
+        rounds = min(most_rounds, args.rounds)
+        [ours] = alternate(rounds, our_job(args, 'our_count', **settings), fresh=True)
+        what = f'ngram: {name}, read, count, evaluate'
+        yield from time_lines(what, ours, None, max_ours=max_ms)
+        yield Line(f'{what}, peak memory', ours['memory'], unit='MB')
+        yield Line(f'{what}, dev loss', ours['loss'], unit='loss')
+
+
+def shakespeare() -> Path | None:
+    """The text that nanoGPT's recipe is for."""
+    folder = os.environ.get('MAKEMORE_DATA')
+    if not folder:
+        return None
+    path = Path(folder) / 'tinyshakespeare.txt'
+    return path if path.exists() else None
+
+
+@row('nanogpt-step')
+def gpt_step_row(args: argparse.Namespace, folder: Path) -> Iterator[Line]:
+    """A training step with the shapes of nanoGPT's recipe for a CPU."""
+    text = shakespeare()
+    if not text:
+        skip('nanogpt-step', 'MAKEMORE_DATA, the folder of tinyshakespeare.txt')
+        return
+    steps = scaled(args, 20)
+    settings = {'kind': 'transformer', 'steps': steps, 'input_file': text}
+    ours, peer = alternate(
+        args.rounds,
+        our_job(args, 'our_step', **settings, **NANOGPT_SIZES),
+        peer_job(args.nanogpt, 'gpt_step', text=text, steps=steps),
+    )
+    yield from time_lines("a step of nanoGPT's CPU recipe", ours, peer, min_ratio=1.5)
+
+
+@row('nanogpt-loss')
+def gpt_loss_row(args: argparse.Namespace, folder: Path) -> Iterator[Line]:
+    """The peer's 2,000 steps; then ours, with settings of our own, in no more CPU time."""
+    text = shakespeare()
+    if not args.nanogpt or not text:
+        skip('nanogpt-loss', '--nanogpt and MAKEMORE_DATA, the folder of tinyshakespeare.txt')
+        return
+    steps = scaled(args, 2000)
+    [peer] = alternate(1, peer_job(args.nanogpt, 'gpt_training', text=text, steps=steps))
+    settings = json.loads(args.recipe)
+    [ours] = alternate(1, our_job(args, 'our_text', text=text, budget=peer['cpu'], **settings))
+    steps = f'{ours["steps"]:,.0f} steps, peer {peer["steps"]:,.0f}'
+    what = f"nanoGPT's CPU recipe ({steps})"
+    yield Line(f'{what}, dev loss', ours['loss'], peer['loss'], 'loss', max_ours=peer['loss'])
+    yield Line(f'{what}, CPU', ours['cpu'], peer['cpu'], max_ours=peer['cpu'])
+
+
+# -----------------------------------------------------------------------------
+# command line
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add('--makemore', type=Path, help='a checkout of karpathy/makemore')
+    add('--nanogpt', type=Path, help='a checkout of karpathy/nanoGPT')
+    add('--source', type=Path, default=ROOT / 'makemore.py', help='the makemore.py to measure')
+    names = ', '.join(ROWS)
+    add('--rows', nargs='+', choices=ROWS, default=list(ROWS), metavar='ROW', help=names)
+    add('--rounds', type=int, default=7, help='how often the two take turns (default: 7)')
+    add('--scale', type=float, default=1.0, help='below 1: fewer steps, names, lines and bytes')
+    target = '{"type": "transformer", "max_steps": 5000}'
+    add('--target', default=target, help=f'our settings in row target (default: {target})')
+    add('--most', type=int, default=20000, help='at most so many steps of the peer there')
+    recipe = '{"n_embd": 128, "block_size": 64, "batch_size": 12}'
+    add('--recipe', default=recipe, help=f'our settings in row nanogpt-loss (default: {recipe})')
+    add('--worker', nargs=2, help=argparse.SUPPRESS)
+    return parser
+
+
+def check_paths(parser: argparse.ArgumentParser, args: argparse.Namespace):
+    """Say which peers are absent, and refuse paths that lead nowhere."""
+    if args.source.name != 'makemore.py' or not args.source.is_file():
+        parser.error(f'--source {args.source}: expected the path of a makemore.py')
+    args.source = args.source.resolve()
+    for peer, file in (('makemore', 'makemore.py'), ('nanogpt', 'model.py')):
+        path = getattr(args, peer)
+        if path is None:
+            print(f'no --{peer}: its rows show ours alone, or nothing', file=sys.stderr)
+        elif not (path / file).is_file():
+            parser.error(f'--{peer} {path}: there is no {file}')
+        else:
+            setattr(args, peer, path.resolve())
+
+
+def print_cells(cells: list[str]):
+    print('| ' + ' | '.join(cells) + ' |', flush=True)
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--makemore', type=Path, help='a checkout of karpathy/makemore')
-    parser.add_argument('--nanogpt', type=Path, help='a checkout of karpathy/nanoGPT')
-    parser.add_argument('--source', type=Path, default=ROOT / 'makemore.py', help='the program (default: %(default)s)')
-    parser.add_argument('--rows', nargs='+', choices=ROWS, default=list(ROWS), metavar='ROW', help=', '.join(ROWS))
-    parser.add_argument('--rounds', type=int, default=7, help='how often the two take turns (default: %(default)s)')
-    parser.add_argument('--target', default='{"type": "transformer", "max_steps": 5000}',
-                        help='our settings in row target, JSON')
-    parser.add_argument('--most', type=int, default=20000, help="the peer's steps in row target at most")
-    parser.add_argument('--recipe', default='{"n_embd": 128, "block_size": 64, "batch_size": 12}',
-                        help='our settings in row nanogpt-loss, JSON')
-    parser.add_argument('--worker', nargs=2, help=argparse.SUPPRESS)
+    parser = make_parser()
     args = parser.parse_args()
     if args.worker:
-        return work(args.worker[0], json.loads(args.worker[1]))
-    for peer, file in (('makemore', 'makemore.py'), ('nanogpt', 'model.py')):
-        if (path := getattr(args, peer)) and not (path / file).is_file():
-            parser.error(f'there is no {file} in {path}')
-        if not path:
-            print(f'no --{peer}: its rows show ours alone, or nothing', file=sys.stderr)
-    print('| what | ours | peer | ratio | goal |\n| --- | --- | --- | --- | --- |')
+        name, arguments = args.worker
+        run_worker(name, json.loads(arguments))
+        return
+    check_paths(parser, args)
+
+    print(describe_machine())
+    if args.scale != 1:
+        print(f'--scale {args.scale:g}: only to see that it runs, the numbers mean nothing')
+    print()
+    print_cells(['what', 'ours', 'peer', 'ratio', 'floor', 'met'])
+    print_cells(['---'] * 6)
     for name in args.rows:
         with tempfile.TemporaryDirectory() as folder:
-            for what, mine, theirs, goal in ROWS[name](args, Path(folder)):
-                ratio = f'{theirs / mine:.2f}x' if theirs and goal != 'lower' else '-'      # losses have no ratio
-                print('|', ' | '.join([what, show(mine, what), show(theirs, what), ratio, goal]), '|', flush=True)
+            for line in ROWS[name](args, Path(folder)):
+                cells = line.cells()
+                if args.scale != 1:
+                    cells[-1] = '-'  # the floors are for the full counts
+                print_cells(cells)
 
 
 if __name__ == '__main__':

@@ -1,8 +1,18 @@
-"""How cost grows: python tests/bench/cost.py [--only steps memory ranks huge]
-
-Time per training step of a transformer on one core, one size changed at a time; memory against the size of a text; and
-one process against two. Every line is a run of the program itself, and what it prints is what the README shows.
 """
+How do time and memory grow with the sizes of a model and of a text?
+
+    python tests/bench/cost.py                             steps, memory and ranks: 10 minutes
+    python tests/bench/cost.py --only huge                 a text of 5 GB
+    python tests/bench/cost.py --steps 2 --scale 0.01      only to try it out
+
+steps: the time of a training step of a transformer on one core, one size changed at a time.
+memory: what the program holds, against the size of a text.
+ranks: one process against two that share the batch.
+huge: the same as memory for a text of 5 GB, and the time from start to end.
+
+Every line of the table is a run of the program itself, with one thread in each process.
+"""
+
 import argparse
 import json
 import os
@@ -10,109 +20,188 @@ import random
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from bench_makemore import describe_machine
 
 ROOT = Path(__file__).resolve().parents[2]
-MIDDLE = dict(n_embd=64, n_layer=4, block_size=64, batch_size=16)
-CHANGED = dict(n_embd=(64, 128, 256, 512), n_layer=(2, 4, 8), block_size=(32, 64, 128, 256), batch_size=(8, 16, 32))
-VOCABULARY = (65, 512, 2048)
+
+# the sizes that stay, and the values of the one that changes
+SIZES = {'n_embd': 64, 'n_layer': 4, 'block_size': 64, 'batch_size': 16}
+VALUES = {
+    'n_embd': (64, 128, 256, 512),
+    'n_layer': (2, 4, 8),
+    'block_size': (32, 64, 128, 256),
+    'batch_size': (8, 16, 32),
+}
+VOCAB_SIZES = (512, 2048)  # of byte pairs; single characters are 13
+
+LARGE_SIZES = {'n_embd': 256, 'n_layer': 4, 'block_size': 64, 'batch_size': 64}
+PAGE = 100_000  # characters
+
+# -----------------------------------------------------------------------------
+# a run of the program
 
 
-def program(folder, *args, ranks=0, settings={}):
-    """A run of the program: seconds of training per step, and the most memory of its own that it held, in MB."""
-    start = [sys.executable] if not ranks else [sys.executable, '-m', 'torch.distributed.run', '--standalone',
-                                                f'--nproc_per_node={ranks}']
-    flags = [part for name, value in settings.items() for part in ('--' + name.replace('_', '-'), str(value))]
-    out = Path(tempfile.mkdtemp(dir=folder))
-    child = subprocess.Popen([*start, str(ROOT / 'makemore.py'), '-o', str(out / 'run'), '--device', 'cpu', *args,
-                              *flags], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                             env=os.environ | {'OMP_NUM_THREADS': '1'})
-    peak = [0]
-    def watch():      # mapped pages of a file are not the program's own: RssAnon leaves them out
+class Cost(NamedTuple):
+    """What a run cost."""
+
+    ms_per_step: float  # of training
+    peak_mb: float  # of the program's own memory
+
+
+def make_flags(settings: dict) -> list[str]:
+    """{'n_embd': 64, 'text': True} -> ['--n-embd', '64', '--text']"""
+    flags = []
+    for name, value in settings.items():
+        flags.append('--' + name.replace('_', '-'))
+        if value is not True:
+            flags.append(str(value))
+    return flags
+
+
+def read_own_memory(pid: int) -> float:
+    """MB that a process holds; pages of a mapped file are not its own. 0 if it has ended."""
+    try:
+        status = Path(f'/proc/{pid}/status').read_text()
+        kilobytes = status.split('RssAnon:')[1].split()[0]
+    except (OSError, IndexError):
+        return 0.0
+    return int(kilobytes) / 1024
+
+
+def run_program(args: argparse.Namespace, n_ranks: int | None = None, **settings) -> Cost:
+    """Run the program with some settings; with n_ranks, in so many processes."""
+    command = [sys.executable]
+    if n_ranks:
+        command += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={n_ranks}']
+    work_dir = Path(tempfile.mkdtemp(dir=args.folder))
+    settings |= {'work_dir': work_dir, 'device': 'cpu', 'text': True}
+    command += [str(args.source), *make_flags(settings)]
+    log_path = work_dir / 'log.txt'
+    with open(log_path, 'wb') as log:
+        child = subprocess.Popen(
+            command, stdout=log, stderr=log, env=os.environ | {'OMP_NUM_THREADS': '1'}
+        )
+        peak_mb = 0.0
         while child.poll() is None:
-            try:
-                status = Path(f'/proc/{child.pid}/status').read_text()
-                peak[0] = max(peak[0], int(status.split('RssAnon:')[1].split()[0]))
-            except (OSError, IndexError):
-                pass
+            peak_mb = max(peak_mb, read_own_memory(child.pid))
             time.sleep(0.02)
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    error = child.stderr.read()
-    watcher.join()
-    if child.wait():
-        raise SystemExit(error)
-    result = json.loads((out / 'run' / 'result.json').read_text())
-    return result['seconds'] / max(1, result['steps']), peak[0] / 1024
+    if child.returncode != 0:
+        raise SystemExit(log_path.read_text(errors='replace'))
+    result = json.loads((work_dir / 'result.json').read_text())
+    return Cost(1e3 * result['seconds'] / result['steps'], peak_mb)
 
 
-def text(folder, pages):
-    """A text of so many pages of 100,000 characters: words drawn from a small vocabulary, never twice the same page."""
-    path, rng = Path(folder) / f'{pages}.txt', random.Random(1)
+def write_text(args: argparse.Namespace, n_pages: int) -> Path:
+    """A text of that many pages, of words from a small vocabulary; no page occurs twice."""
+    n_pages = max(1, round(n_pages * args.scale))
+    path = args.folder / f'{n_pages}-pages.txt'
+    rng = random.Random(1)
     words = [''.join(rng.choices('etaoinshrdlu', k=rng.randint(1, 9))) for _ in range(5000)]
-    with open(path, 'w') as file:
-        for _ in range(pages):
-            file.write((' '.join(rng.choices(words, k=20000)) + '\n')[:100_000])
+    with open(path, 'w', encoding='utf-8') as file:
+        for _ in range(n_pages):
+            page = ' '.join(rng.choices(words, k=20000))
+            file.write(page[: PAGE - 1] + '\n')
     return path
 
 
-def steps(folder):
-    """Milliseconds a step, one size changed at a time."""
-    path, args = text(folder, 1), ['--text', '--type', 'transformer', '--max-steps', '40', '--eval-interval', '40',
-                                   '--dropout', '0', '--num-samples', '1', '--length', '1']
-    for name, values in CHANGED.items():
+# -----------------------------------------------------------------------------
+# what grows: each yields lines of the table
+
+
+def run_transformer(args: argparse.Namespace, path: Path, **settings) -> float:
+    """Milliseconds per step of a transformer on a text."""
+    settings |= {
+        'input_file': path,
+        'type': 'transformer',
+        'max_steps': args.steps,
+        'eval_interval': args.steps,
+        'dropout': 0,
+        'num_samples': 1,
+        'length': 1,
+    }
+    return run_program(args, **settings).ms_per_step
+
+
+def measure_steps(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """Time of a step, with one size changed at a time."""
+    path = write_text(args, 1)
+    for name, values in VALUES.items():
         for value in values:
-            seconds, _ = program(folder, '-i', str(path), *args, settings=MIDDLE | {name: value})
-            yield f'{name} {value}', f'{1000 * seconds:.0f} ms a step'
-    for size in VOCABULARY[1:]:
-        seconds, _ = program(folder, '-i', str(path), '--tokenizer', 'bpe', '--vocab-size', str(size), *args,
-                             settings=MIDDLE)
-        yield f'vocabulary {size}', f'{1000 * seconds:.0f} ms a step'
+            ms = run_transformer(args, path, **SIZES | {name: value})
+            yield f'{name} {value}', f'{ms:.0f} ms a step'
+    for vocab_size in VOCAB_SIZES:
+        settings = {'tokenizer': 'bpe', 'vocab_size': vocab_size}
+        ms = run_transformer(args, path, **SIZES, **settings)
+        yield f'vocabulary {vocab_size}', f'{ms:.0f} ms a step'
 
 
-def memory(folder):
-    """Memory of its own against the size of a text."""
-    for pages in (10, 100, 1000):
-        path = text(folder, pages)
-        _, peak = program(folder, '-i', str(path), '--text', '--type', 'bigram', '--max-steps', '20')
-        yield f'a text of {pages // 10} MB', f'{peak:.0f} MB'
+def measure_memory(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """Memory against the size of a text."""
+    for n_pages in (10, 100, 1000):
+        path = write_text(args, n_pages)
+        cost = run_program(args, input_file=path, type='bigram', max_steps=20)
+        yield f'a text of {path.stat().st_size / 1e6:g} MB', f'{cost.peak_mb:.0f} MB'
 
 
-def huge(folder):
-    """The same for 5 GB, 100 MB fifty times over, and the seconds that it took from start to end."""
-    path, part = Path(folder) / 'huge.txt', text(folder, 1000).read_bytes()
+def measure_ranks(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """256 channels: one process against two, which take turns. Medians of three runs."""
+    path = write_text(args, 1)
+    found = {1: [], 2: []}
+    for _ in range(3):
+        for n_ranks, times in found.items():
+            times.append(run_transformer(args, path, n_ranks=n_ranks, **LARGE_SIZES))
+    one = median(found[1])
+    two = median(found[2])
+    yield 'one process, 256 channels', f'{one:.0f} ms a step'
+    yield 'two processes', f'{two:.0f} ms a step, {one / two:.2f} times faster'
+
+
+def measure_huge(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """Memory and time for 5 GB, which are 100 MB fifty times over."""
+    part = write_text(args, 1000).read_bytes()
+    path = args.folder / 'huge.txt'
     with open(path, 'wb') as file:
         for _ in range(50):
             file.write(part)
     begin = time.perf_counter()
-    _, peak = program(folder, '-i', str(path), '--text', '--type', 'bigram', '--max-steps', '20')
-    yield 'a text of 5 GB', f'{peak:.0f} MB, {time.perf_counter() - begin:.0f} seconds'
+    cost = run_program(args, input_file=path, type='bigram', max_steps=20)
+    seconds = time.perf_counter() - begin
+    size = path.stat().st_size / 1e9
+    yield f'a text of {size:g} GB', f'{cost.peak_mb:.0f} MB, {seconds:.0f} seconds'
 
 
-def ranks(folder):
-    """256 channels, one thread each: one process, then two that share the batch. Alternating, the median of three."""
-    found = {1: [], 2: []}
-    sizes = dict(n_embd=256, n_layer=4, block_size=64, batch_size=64)
-    path = text(folder, 1)
-    for _ in range(3):
-        for n in found:
-            found[n].append(program(folder, '-i', str(path), '--text', '--type', 'transformer', '--max-steps', '40',
-                                    '--eval-interval', '40', '--dropout', '0', '--length', '1', ranks=n,
-                                    settings=sizes)[0])
-    one, two = (sorted(times)[1] for times in found.values())
-    yield 'one process, 256 channels', f'{1000 * one:.0f} ms a step'
-    yield 'two processes', f'{1000 * two:.0f} ms a step, {one / two:.2f} times faster'
+MEASUREMENTS = {
+    'steps': measure_steps,
+    'memory': measure_memory,
+    'ranks': measure_ranks,
+    'huge': measure_huge,
+}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--only', nargs='+', choices=('steps', 'memory', 'ranks', 'huge'),
-                        default=('steps', 'memory', 'ranks'))
-    with tempfile.TemporaryDirectory() as folder:
-        for name in parser.parse_args().only:
-            for what, cost in globals()[name](folder):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    default = ['steps', 'memory', 'ranks']
+    add('--only', nargs='+', choices=MEASUREMENTS, default=default, help='default: all but huge')
+    add('--steps', type=int, default=40, help='training steps of a run (default: 40)')
+    add('--scale', type=float, default=1.0, help='below 1: shorter texts')
+    add('--source', type=Path, default=ROOT / 'makemore.py', help='the makemore.py to measure')
+    args = parser.parse_args()
+
+    print(describe_machine())
+    print('\n| what | cost |\n| --- | --- |')
+    for name in args.only:
+        with tempfile.TemporaryDirectory() as folder:
+            args.folder = Path(folder)
+            for what, cost in MEASUREMENTS[name](args):
                 print(f'| {what} | {cost} |', flush=True)
 
 

@@ -1,13 +1,16 @@
-"""The loss ladder: every type of model with its own defaults, easiest first: python tests/bench/ladder.py
-
-Each type runs through the program itself, one process, one thread, a work dir of its own in a temporary folder. Every
-finished row goes to a JSON file there at once, so that after an interruption the same command goes on where it was.
-The table is markdown, as the README shows it.
-
-    python tests/bench/ladder.py                                    all types on the lectures' split, ten minutes
-    python tests/bench/ladder.py --split lecture honest             and on the split without repeats
-    python tests/bench/ladder.py --types mlp gru --again            two of them, measured anew
 """
+The losses of all types of models, each with its own defaults, easiest first.
+
+    python tests/bench/ladder.py                              on the lectures' split: ten minutes
+    python tests/bench/ladder.py --split lecture honest       and on the one without repeats
+    python tests/bench/ladder.py --types mlp gru --again      two of them, measured anew
+    python tests/bench/ladder.py --max-steps 20 --folder /tmp/trial      only to try it out
+
+Each type is trained by the program itself, in one process with one thread. Every finished row
+goes to rows.json in the folder, so that after an interruption the same command continues where
+it was. The table is markdown.
+"""
+
 import argparse
 import hashlib
 import json
@@ -16,82 +19,169 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
+
+from bench_makemore import describe_machine
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Dev loss on the lectures' split: what the lectures reached with this kind of model, and what ours has to reach.
+# Dev losses on the lectures' split: the best that a lecture reached with such a model ...
 LECTURE = {'bigram': 2.453, 'mlp': 2.107, 'bn-mlp': 2.106, 'wavenet': 1.9937}
-GOAL = {'ngram': 1.985, 'bigram': 2.454, 'mlp': 2.08, 'bn-mlp': 2.06, 'wavenet': 1.975, 'rnn': 2.03, 'gru': 1.98,
-        'lstm': 1.98, 'bow': 2.15, 'transformer': 1.96}
+# ... and what ours has to reach.
+GOALS = {
+    'ngram': 1.985,
+    'bigram': 2.454,
+    'mlp': 2.08,
+    'bn-mlp': 2.06,
+    'wavenet': 1.975,
+    'rnn': 2.03,
+    'gru': 1.98,
+    'lstm': 1.98,
+    'bow': 2.15,
+    'transformer': 1.96,
+}
+
+# -----------------------------------------------------------------------------
+# running
 
 
-def run_type(kind, split, folder, source):
-    """One run of the program, and its CPU seconds, start and imports included."""
-    work = folder / f'{kind}-{split}'
-    command = [sys.executable, source, '-i', ROOT / 'names.txt', '--type', kind, '--split', split, '--threads', '1',
-               '--device', 'cpu', '-o', work, '--overwrite']
-    with open(folder / f'{kind}-{split}.log', 'wb') as log:
-        child = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log,
-                                 env=os.environ | {'OMP_NUM_THREADS': '1'})
+def fingerprint(source: Path) -> str:
+    """A few letters that change with the program, makemore_extras included."""
+    files = [source, *sorted(source.parent.glob('makemore_extras/*.py'))]
+    content = b''.join(file.read_bytes() for file in files)
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def make_command(args: argparse.Namespace, kind: str, split: str, work_dir: Path) -> list[str]:
+    """The command line of a run with the defaults of a type of model."""
+    command = [sys.executable, str(args.source), '-i', str(ROOT / 'names.txt')]
+    command += ['--type', kind, '--split', split, '--threads', '1', '--device', 'cpu']
+    command += ['-o', str(work_dir), '--overwrite']
+    if args.max_steps is not None:
+        command += ['--max-steps', str(args.max_steps)]
+    return command
+
+
+def run_command(command: list[str], log_path: Path) -> float:
+    """Run the program; the CPU seconds that it used, start and imports included."""
+    with open(log_path, 'wb') as log:
+        child = subprocess.Popen(
+            command, stdout=log, stderr=log, env=os.environ | {'OMP_NUM_THREADS': '1'}
+        )
         try:
-            _, status, usage = os.wait4(child.pid, 0)      # what this child used, and no other
+            # what this child used, and no other
+            _, status, usage = os.wait4(child.pid, 0)
         except KeyboardInterrupt:
-            child.wait()      # it got the signal too, and ends behind its step
+            child.wait()  # it got the signal too, and stops after its step
             raise
-    if status:
-        raise SystemExit(f'{kind} failed: see {log.name}')
-    result = json.loads((work / 'result.json').read_text())
-    keep = {name: result[name] for name in ('type', 'params', 'steps', 'train', 'dev', 'test', 'novelty')}
-    return keep | dict(split=split, cpu=usage.ru_utime + usage.ru_stime, source=fingerprint(source))
+    if status != 0:
+        raise SystemExit(f'the run failed: see {log_path}')
+    return usage.ru_utime + usage.ru_stime
 
 
-def fingerprint(source):
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest()[:12]
+def measure_type(args: argparse.Namespace, kind: str, split: str) -> dict[str, Any]:
+    """Train a type of model; its losses and what it cost."""
+    name = f'{kind}-{split}'
+    work_dir = args.folder / name
+    command = make_command(args, kind, split, work_dir)
+    cpu_seconds = run_command(command, args.folder / f'{name}.log')
+    result = json.loads((work_dir / 'result.json').read_text())
+    names = ('type', 'params', 'steps', 'train', 'dev', 'test', 'novelty')
+    found = {name: result[name] for name in names}
+    return found | {'split': split, 'cpu': cpu_seconds, 'source': fingerprint(args.source)}
 
 
-def row(found, budget):
-    """A result as a line of the table; goals and the lectures' figures belong to the lectures' split alone."""
-    kind, lecture = found['type'], found['split'] == 'lecture'
-    goal = GOAL.get(kind) if lecture else None
-    best = f' ({LECTURE[kind]:.3f})' if lecture and kind in LECTURE else ''
-    met = '-' if goal is None else 'yes' if found['dev'] <= goal else 'NO'
-    share = [f'{100 * found["cpu"] / budget:.0f} %'] if budget else []
-    return [f'`{kind}`', f'{found["params"]:,}', f'{found["steps"]:,}', f'{found["cpu"]:.3g}', *share,
-            f'{found["dev"]:.4f}{best}', f'{found["test"]:.4f}', f'{100 * found["novelty"]:.0f} %',
-            f'{goal:.3f}' if goal else '-', met]
+# -----------------------------------------------------------------------------
+# the rows that are kept
 
 
-def markdown(rows, budget):
-    head = ['type', 'parameters', 'steps', 'CPU s', *['of the budget'] * bool(budget), 'dev (lecture)', 'test', 'new',
-            'goal', 'met']
-    return '\n'.join('| ' + ' | '.join(cells) + ' |' for cells in (head, ['---'] * len(head), *rows))
+def load_rows(file: Path) -> dict[str, dict]:
+    """The rows of earlier calls."""
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def save_rows(file: Path, rows: dict[str, dict]):
+    """Write all rows; a Ctrl-C at any moment leaves the old file or the new one."""
+    temporary = file.with_suffix('.tmp')
+    temporary.write_text(json.dumps(rows, indent=1))
+    temporary.replace(file)
+
+
+def measure_missing(args: argparse.Namespace) -> dict[str, dict]:
+    """All rows, of which those that are missing are measured now."""
+    file = args.folder / 'rows.json'
+    rows = load_rows(file)
+    for split in args.split:
+        for kind in args.types:
+            name = f'{kind} {split}'
+            if name in rows and not args.again:
+                continue
+            rows[name] = measure_type(args, kind, split)
+            save_rows(file, rows)
+            print(*make_cells(rows[name]), file=sys.stderr, flush=True)
+    return rows
+
+
+# -----------------------------------------------------------------------------
+# the table
+
+COLUMNS = ['type', 'parameters', 'steps', 'CPU seconds', 'dev loss', 'test loss', 'novelty']
+LECTURE_COLUMNS = ["the lecture's", 'goal', 'met']  # these are figures for the lectures' split
+
+
+def make_cells(found: dict[str, Any]) -> list[str]:
+    """A row of the table."""
+    cells = [
+        f'`{found["type"]}`',
+        f'{found["params"]:,}',
+        f'{found["steps"]:,}',
+        f'{found["cpu"]:.3g}',
+        f'{found["dev"]:.4f}',
+        f'{found["test"]:.4f}',
+        f'{100 * found["novelty"]:.0f} %',
+    ]
+    if found['split'] == 'lecture':
+        lecture = LECTURE.get(found['type'], '-')
+        goal = GOALS[found['type']]
+        met = 'yes' if found['dev'] <= goal else 'NO'
+        cells += [str(lecture), f'{goal:.3f}', met]
+    return cells
+
+
+def print_table(args: argparse.Namespace, rows: dict[str, dict], split: str):
+    """The rows of a split, and a note if some are of another state of the program."""
+    found = [rows[f'{kind} {split}'] for kind in args.types]
+    print(f'\n--split {split}\n')
+    head = COLUMNS + (LECTURE_COLUMNS if split == 'lecture' else [])
+    lines = [head, ['---'] * len(head), *map(make_cells, found)]
+    for cells in lines:
+        print('| ' + ' | '.join(cells) + ' |')
+    current = fingerprint(args.source)
+    outdated = [row['type'] for row in found if row['source'] != current]
+    if outdated:
+        print(f'\nmeasured with another state of the program: {", ".join(outdated)}')
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--types', nargs='+', choices=GOAL, default=list(GOAL), metavar='TYPE', help='default: all')
-    parser.add_argument('--split', nargs='+', choices=('lecture', 'honest'), default=['lecture'])
-    parser.add_argument('--folder', type=Path, default=Path(tempfile.gettempdir()) / 'makemore-ladder',
-                        help='work dirs, logs and rows.json (default: %(default)s)')
-    parser.add_argument('--again', action='store_true', help='measure anew what rows.json has already')
-    parser.add_argument('--budget', type=float, help='CPU seconds that a default run may use, to show the share of it')
-    parser.add_argument('--source', type=Path, default=ROOT / 'makemore.py', help='the program (default: %(default)s)')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add('--types', nargs='+', choices=GOALS, default=list(GOALS), help='default: all')
+    add('--split', nargs='+', choices=('lecture', 'honest'), default=['lecture'])
+    folder = Path(tempfile.gettempdir()) / 'makemore-ladder'
+    add('--folder', type=Path, default=folder, help=f'runs and rows.json (default: {folder})')
+    add('--again', action='store_true', help='measure anew what rows.json has already')
+    add('--source', type=Path, default=ROOT / 'makemore.py', help='the makemore.py to measure')
+    add('--max-steps', type=int, help='fewer steps than the defaults, to try it out')
     args = parser.parse_args()
+
+    print(describe_machine())
+    args.source = args.source.resolve()
     args.folder.mkdir(parents=True, exist_ok=True)
-    file = args.folder / 'rows.json'
-    rows = json.loads(file.read_text()) if file.exists() else {}
+    rows = measure_missing(args)
     for split in args.split:
-        for kind in args.types:
-            if (name := f'{kind} {split}') not in rows or args.again:
-                rows[name] = run_type(kind, split, args.folder, args.source)
-                file.with_suffix('.tmp').write_text(json.dumps(rows, indent=1))
-                file.with_suffix('.tmp').replace(file)      # never half a file, whenever one presses Ctrl-C
-                print(*row(rows[name], args.budget), file=sys.stderr, flush=True)
-    for split in args.split:
-        found = [rows[f'{kind} {split}'] for kind in args.types]
-        print(f'\n--split {split}\n\n{markdown([row(r, args.budget) for r in found], args.budget)}')
-        if old := [r['type'] for r in found if r['source'] != fingerprint(args.source)]:
-            print(f'\nmeasured with another state of {args.source.name}: {", ".join(old)}')
+        print_table(args, rows, split)
 
 
 if __name__ == '__main__':

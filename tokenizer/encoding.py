@@ -33,10 +33,11 @@ def merge_bytes(chunk: bytes, ranks: Mapping[bytes, int], below: int = sys.maxsi
     start_of = list(range(-1, size))
 
     # The heap holds the pairs that make a token, as (rank of the token, start, end).
+    get_rank = ranks.get
     heap = []
     for start in range(size - 1):
-        rank = ranks.get(chunk[start : start + 2], below)
-        if rank < below:
+        rank = get_rank(chunk[start : start + 2])
+        if rank is not None and rank < below:
             heap.append((rank, start, start + 2))
     heapify(heap)
 
@@ -52,16 +53,22 @@ def merge_bytes(chunk: bytes, ranks: Mapping[bytes, int], below: int = sys.maxsi
         # the merged token and its neighbours are new pairs
         before = start_of[start]
         if before >= 0:
-            rank = ranks.get(chunk[before:end], below)
-            if rank < below:
+            rank = get_rank(chunk[before:end])
+            if rank is not None and rank < below:
                 heappush(heap, (rank, before, end))
         after = end_of[end]
         if after > 0:
-            rank = ranks.get(chunk[start:after], below)
-            if rank < below:
+            rank = get_rank(chunk[start:after])
+            if rank is not None and rank < below:
                 heappush(heap, (rank, start, after))
 
-    return [ranks[chunk[start:end]] for start, end in enumerate(end_of) if end > 0]
+    ids = []
+    start = 0
+    while start < size:
+        end = end_of[start]
+        ids.append(ranks[chunk[start:end]])
+        start = end
+    return ids
 
 
 def encode_chunk(chunk: bytes, ranks: Mapping[bytes, int]) -> list[int]:

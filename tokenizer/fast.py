@@ -240,22 +240,26 @@ class FastEncoder:
     def _encode_page(self, page: str) -> Iterator[Sequence[int]]:
         if self.pattern in PUBLISHED_PATTERNS:
             words = WORD.findall(page)
-            if self._count_new(words) <= len(words) / 4:
+            if not self._many_are_new(words):
                 return map(self.words.__getitem__, words)
         return map(self.chunks.__getitem__, self.split(page))
 
-    def _count_new(self, words: list[str]) -> int:
-        """How many of these words were never met before.
+    def _many_are_new(self, words: list[str]) -> bool:
+        """Whether more than a quarter of the words was never met before.
 
-        A page with many new words is looked up chunk by chunk: chunks repeat more often than words
-        do, and a word that is met only once is not worth remembering. The hashes of the words do,
-        since a mistake would only cost time.
+        Then the page is looked up chunk by chunk: chunks repeat more often than words do, and a
+        word that is met only once is not worth remembering. What is kept of it is its hash. (If
+        two words have the same hash, that only costs time.)
         """
+        limit = len(words) / 4
+        num_remembered = sum(map(self.words.__contains__, words))
+        if len(words) - num_remembered <= limit:
+            return False
         if len(self.met_words) > 2 * MEMO_SIZE:
             self.met_words.clear()
         num_met = len(self.met_words)
         self.met_words.update(map(hash, words))
-        return len(self.met_words) - num_met
+        return len(self.met_words) - num_met > limit
 
     def _encode_word(self, word: str) -> Sequence[int]:
         chunks = self.split(word)

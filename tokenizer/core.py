@@ -1,121 +1,358 @@
-"""The Tokenizer: a vocabulary (bytes -> id), a pattern that cuts text into chunks, and special tokens."""
-import array, codecs, json, warnings
-from functools import cached_property
+"""
+The Tokenizer: a vocabulary, a pattern that splits text into chunks, and special tokens.
+
+    >>> tok = Tokenizer().train('hug hugs hugging bug bugs', vocab_size=260)
+    >>> tok.encode('hugs')
+    [257, 115]
+    >>> tok.decode([257, 115])
+    'hugs'
+    >>> tok.save('hugs.json')  # doctest: +SKIP
+    >>> tok = Tokenizer.load('hugs.json')  # doctest: +SKIP
+"""
+
+import codecs
+import json
+import os
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+
 import regex
-from .bpe import SHORT, Memo, borders, learn, merger, recover_merges
-from .text import GPT4_PATTERN, WORDS, clean, count_chunks, pages, read, splitter
-MAX_ID, CALM = 0x10FFFF, 256    # training writes tokens as characters; little is new: a chunk in so many of them
+
+from . import fast, splitting
+from .bpe import Pair
+from .encoding import encode_chunk, recover_merges
+from .files import write_file
+from .splitting import GPT4_PATTERN, clean, read_texts, splitter
+from .training import learn_merges
+
+VERSION = 'bpe 1'  # of the files that `save` writes
+MAX_ID = 0x10FFFF  # a typing error must not become a table of a trillion rows
+
+
 class Tokenizer:
-    """Tokenizer(pattern, {"<|special|>": id}).train(text, vocab_size).encode(text). No pattern: a text is one chunk."""
-    def __init__(self, pattern=GPT4_PATTERN, special_tokens=None, ranks=None):
-        ranks = {bytes([i]): i for i in range(256)} if ranks is None else ranks
-        self._setup(pattern, {} if special_tokens is None else special_tokens, ranks)
-    def _setup(self, pattern, special_tokens, ranks):
-        """The one place where anything changes, so that nothing derived can be stale."""
-        check(ranks, special_tokens)
-        vars(self).pop("merges", None)
-        self.pattern, self.special_tokens, self.ranks = pattern, dict(special_tokens), dict(ranks)
-        split, get, merge, cut = splitter(pattern), self.ranks.get, merger(self.ranks), borders(self.ranks)
-        def chunk_ids(chunk):                   # most chunks are a token; short English is rarely more than a piece
-            if (len(chunk) > SHORT or not chunk.isascii()) and len(parts := cut(chunk)) > 1:
-                return b"".join(map(pieces, parts))
-            return merge(data) if (i := get(data := chunk.encode())) is None else array.array("I", (i,)).tobytes()
-        pieces, chunks = Memo(lambda piece: merge(piece.encode())).__getitem__, Memo(chunk_ids)
-        words, by_chunk = Memo(lambda word: b"".join(map(chunks.__getitem__, split(word)))), (split, chunks.__getitem__)
-        by_word = (WORDS[pattern].findall, words.__getitem__) if pattern in WORDS else by_chunk
-        self._chunks, self._ways, self._calm = chunks, (by_chunk, by_word), False
-        self.vocab = {i: token for token, i in ranks.items()} | {i: text.encode() for text, i in special_tokens.items()}
-        self.vocab_size = max(self.vocab) + 1                               # the rows of an embedding table
-        self._latin = [self.vocab[i].decode("latin-1") if i in self.vocab else None for i in range(self.vocab_size)]
-        longest_first = sorted(special_tokens, key=len, reverse=True)
-        self._special = regex.compile(f"({'|'.join(map(regex.escape, longest_first))})") if longest_first else None
-    @cached_property
-    def merges(self): return recover_merges(self.ranks)                     # {(left id, right id): new id}, in order
-    def register_special_tokens(self, special_tokens): self._setup(self.pattern, special_tokens, self.ranks)
-    def train(self, data, vocab_size, verbose=False, progress=lambda items, **_: items, processes=1):
-        """Learn vocab_size tokens, special ones too, from a str, a Path, or several; no merge crosses from one to the
-        next. Several processes pay for many megabytes; progress is as tqdm. A text may run out of pairs: a warning."""
-        end = vocab_size - len(self.special_tokens)
-        if end < 256 or vocab_size > MAX_ID + 1 or min(self.special_tokens.values(), default=end) < end:
-            raise ValueError(f"vocab_size {vocab_size} must have room for 256 bytes and {vocab_size - end} special "
-                             f"tokens, whose ids must be {end} or more, since those below are for the others")
-        counts = count_chunks(progress(read(data, self.pattern), desc="read"), self.pattern, processes)
-        vocab = [bytes([i]) for i in range(256)]
-        merges = islice(learn({chunk.encode(): n for chunk, n in counts.items()}), end - 256)
-        for (a, b), n in progress(merges, desc="merge", total=end - 256):
-            vocab.append(vocab[a] + vocab[b])
-            if verbose: print(f"merge {len(vocab) - 256}: {(a, b)} -> {len(vocab) - 1} ({vocab[-1]}), {n} times")
-        if len(vocab) < end: warnings.warn(f"no pair is left at {len(vocab) + vocab_size - end} tokens", stacklevel=2)
-        self._setup(self.pattern, self.special_tokens, {token: i for i, token in enumerate(vocab)})
+    """Text to ids and back.
+
+    Without arguments, the tokens are the 256 bytes, and `train` finds more. `pattern` None makes a
+    text a single chunk. `special_tokens` maps texts to ids, and `ranks` maps the bytes of all other
+    tokens to ids; the lower id is merged first.
+
+    >>> Tokenizer(special_tokens={'<|end|>': 256}).encode('hi<|end|>', 'all')
+    [104, 105, 256]
+    """
+
+    # The switch for fast.py. Set it to False, for all tokenizers or for one, and everything is
+    # computed in the plain way, with the same results.
+    fast = True
+
+    def __init__(
+        self,
+        pattern: str | None = GPT4_PATTERN,
+        *,
+        special_tokens: Mapping[str, int] | None = None,
+        ranks: Mapping[bytes, int] | None = None,
+    ):
+        if special_tokens is None:
+            special_tokens = {}
+        if ranks is None:
+            ranks = {bytes([i]): i for i in range(256)}
+        self._set_vocabulary(pattern, special_tokens, ranks)
+
+    def _set_vocabulary(
+        self, pattern: str | None, special_tokens: Mapping[str, int], ranks: Mapping[bytes, int]
+    ) -> None:
+        """Set all attributes. Nothing else sets them, so that none can contradict another."""
+        check_vocabulary(special_tokens, ranks)
+        self.pattern = pattern
+        self.special_tokens = dict(special_tokens)
+        self.ranks = dict(ranks)
+
+        # what follows from these three
+        self.vocab = {i: token for token, i in ranks.items()}
+        for text, i in special_tokens.items():
+            self.vocab[i] = text.encode()
+        self.vocab_size = max(self.vocab) + 1  # the rows of an embedding table
+        self._split = splitter(pattern)
+        self._special_pattern = None
+        if special_tokens:
+            # the longest first, or "<a>" would be found in place of "<a>b"
+            longest_first = sorted(special_tokens, key=len, reverse=True)
+            alternatives = '|'.join(map(regex.escape, longest_first))
+            self._special_pattern = regex.compile(f'({alternatives})')
+
+        # these take time, so they are made when they are first needed
+        self._merges = None
+        self._fast_encoder = None
+        self._fast_decoder = None
+
+    @property
+    def merges(self) -> dict[Pair, int]:
+        """The merges {(left id, right id): new id}, in the order in which they were learned.
+
+        >>> Tokenizer().train('aaab', vocab_size=257).merges
+        {(97, 97): 256}
+        """
+        if self._merges is None:
+            self._merges = recover_merges(self.ranks)
+        return self._merges
+
+    def register_special_tokens(self, special_tokens: Mapping[str, int]) -> None:
+        """Replace the special tokens.
+
+        >>> tok = Tokenizer()
+        >>> tok.register_special_tokens({'<|end|>': 300})
+        >>> tok.decode([104, 105, 300])
+        'hi<|end|>'
+        """
+        self._set_vocabulary(self.pattern, special_tokens, self.ranks)
+
+    # -------------------------------------------------------------------------
+    # training
+
+    def train(
+        self,
+        texts: str | os.PathLike | Iterable[str | os.PathLike],
+        vocab_size: int,
+        *,
+        verbose: bool = False,
+        progress: Callable[..., Iterable] | None = None,
+        processes: int = 1,
+    ) -> 'Tokenizer':
+        """Learn a vocabulary of `vocab_size` tokens, special tokens included, and return self.
+
+        The texts are a string, a Path to a file, or several of both; merges never cross from one
+        text to the next. If the texts run out of pairs, a warning says how many tokens there are.
+        `progress` wraps the two loops like tqdm; several `processes` pay for large files.
+
+        >>> tok = Tokenizer().train(['anna', 'hannah'], vocab_size=258)
+        >>> tok.vocab[256], tok.vocab[257]
+        (b'an', b'ann')
+        """
+        num_tokens = vocab_size - len(self.special_tokens)
+        self._check_vocab_size(vocab_size, num_tokens)
+        if progress is None:
+            progress = _no_progress
+
+        texts = progress(read_texts(texts, self.pattern), desc='reading')
+        if self.fast:
+            counts = fast.count_chunks(texts, self.pattern, processes)
+        else:
+            counts = splitting.count_chunks(texts, self.pattern)
+
+        tokens = [bytes([i]) for i in range(256)]
+        num_merges = num_tokens - 256
+        learned = learn_merges({chunk.encode(): count for chunk, count in counts.items()})
+        learned = islice(learned, num_merges)
+        for (left, right), count in progress(learned, desc='merging', total=num_merges):
+            token = tokens[left] + tokens[right]
+            if verbose:
+                new_id = len(tokens)
+                print(f'merge {new_id - 255}: {(left, right)} -> {new_id} ({token}), {count} times')
+            tokens.append(token)
+        if len(tokens) < num_tokens:
+            reached = len(tokens) + len(self.special_tokens)
+            warnings.warn(f'no pair is left at {reached} tokens', stacklevel=2)
+
+        ranks = {token: i for i, token in enumerate(tokens)}
+        self._set_vocabulary(self.pattern, self.special_tokens, ranks)
         return self
-    def encode(self, text, allowed_special="none_raise"):
-        """The ids of a text. Special tokens in it count where allowed_special is "all" or a set that has them; with
-        "none" they are ordinary text; else a ValueError, since texts from outside must not forge a document's end."""
-        named = {"all": self.special_tokens, "none": None, "none_raise": ()}
-        if isinstance(allowed_special, str) and allowed_special not in named:
-            raise ValueError(f'allowed_special={allowed_special!r} is not "all", "none", "none_raise", or a set')
-        allowed = named[allowed_special] if isinstance(allowed_special, str) else set(allowed_special)
-        parts = [text] if allowed is None or not self._special else self._special.split(text)
-        for special in parts[1::2]:             # text, special token, text, special token, ..., text
-            if special not in allowed:
-                raise ValueError(f"the text holds the special token {special!r}: name it in allowed_special to encode "
-                                 'it as such, or pass allowed_special="none" to encode it as ordinary text')
-        ids = self.encode_ordinary(parts[0])
-        for name, part in zip(parts[1::2], parts[2::2]): ids += [self.special_tokens[name], *self.encode_ordinary(part)]
+
+    def _check_vocab_size(self, vocab_size: int, num_tokens: int) -> None:
+        lowest_special = min(self.special_tokens.values(), default=num_tokens)
+        if num_tokens < 256 or vocab_size > MAX_ID + 1 or lowest_special < num_tokens:
+            raise ValueError(
+                f'vocab_size {vocab_size} must have room for 256 bytes and '
+                f'{len(self.special_tokens)} special tokens, whose ids must be {num_tokens} or '
+                'more, since those below are for the others'
+            )
+
+    # -------------------------------------------------------------------------
+    # encoding
+
+    def encode(self, text: str, allowed_special: str | Collection[str] = 'none_raise') -> list[int]:
+        """The ids of a text.
+
+        `allowed_special` says which special tokens count as such: "all", or a set of them. If the
+        text holds another one, that is a ValueError, since a text from outside must not be able to
+        forge the end of a document. With "none", special tokens are ordinary text.
+
+        >>> Tokenizer().train('aaab aaab', vocab_size=257).encode('aab')
+        [256, 98]
+        """
+        allowed = self._allowed_specials(allowed_special)
+        if allowed is None or self._special_pattern is None:
+            return self.encode_ordinary(text)
+        ids = []
+        # ordinary text, special token, ordinary text, special token, ..., ordinary text
+        for i, part in enumerate(self._special_pattern.split(text)):
+            if i % 2 == 0:
+                ids.extend(self.encode_ordinary(part))
+            elif part in allowed:
+                ids.append(self.special_tokens[part])
+            else:
+                raise ValueError(
+                    f'the text holds the special token {part!r}: name it in allowed_special to '
+                    'encode it as such, or pass allowed_special="none" to encode it as text'
+                )
         return ids
-    def encode_ordinary(self, text):
-        """The ids of a text in which nothing is special."""
-        try: return array.array("I", b"".join(map(self._encode_page, pages(text, self.pattern)))).tolist()
-        except UnicodeEncodeError: return self.encode_ordinary(clean(text))
-    def _encode_page(self, page):
-        """Whole words are looked up where the page before had little new; else chunks, as more of them are known."""
-        (cut, look_up), size = self._ways[self._calm], len(self._chunks)
-        ids = b"".join(map(look_up, cut(page)))
-        self._calm = (len(self._chunks) - size) * CALM < len(page)
+
+    def _allowed_specials(self, allowed_special: str | Collection[str]) -> Collection[str] | None:
+        """The special tokens to look for; None if they are ordinary text."""
+        if not isinstance(allowed_special, str):
+            return set(allowed_special)
+        if allowed_special == 'all':
+            return self.special_tokens
+        if allowed_special == 'none_raise':
+            return ()
+        if allowed_special == 'none':
+            return None
+        raise ValueError(
+            f'allowed_special={allowed_special!r} is not "all", "none", "none_raise", or a set'
+        )
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """The ids of a text in which nothing is special.
+
+        >>> Tokenizer(special_tokens={'hi': 256}).encode_ordinary('hi')
+        [104, 105]
+        """
+        text = clean(text)
+        if self.fast:
+            if self._fast_encoder is None:
+                self._fast_encoder = fast.FastEncoder(self.pattern, self.ranks)
+            return self._fast_encoder.encode(text)
+        ids = []
+        for chunk in self._split(text):
+            ids.extend(encode_chunk(chunk.encode(), self.ranks))
         return ids
-    def token_bytes(self, i):
-        """The bytes of one token: 100257 -> b"<|endoftext|>"."""
-        if i not in self.vocab: raise ValueError(f"no token has the id {i!r}")
-        return self.vocab[i]
-    def decode_bytes(self, ids):
-        """The exact bytes behind the ids, be they characters or not; str, a character a byte, is joined faster."""
-        ids = ids if isinstance(ids, list) else list(ids)                   # no copy, which takes time
-        try:                                    # a list would read -1 from its end
-            if min(ids, default=0) >= 0: return "".join(map(self._latin.__getitem__, ids)).encode("latin-1")
-        except (IndexError, TypeError): pass
-        return b"".join(map(self.token_bytes, ids))                         # finds the one to complain about
-    def decode(self, ids): return self.decode_bytes(ids).decode("utf-8", "replace")     # no character: U+FFFD
-    def decode_stream(self, ids):
-        """Yield the text piece by piece, as soon as its last character is whole; ids may come from a generator."""
-        return codecs.iterdecode(map(self.token_bytes, ids), "utf-8", "replace")
-    def to_dict(self):
-        """All of it as str, int and dict, for JSON or a checkpoint; bytes are written as Latin-1."""
-        return {"version": "bpe 1", "pattern": self.pattern, "special_tokens": dict(self.special_tokens),
-                "vocab": {self._latin[i]: i for i in sorted(self.ranks.values())}}
-    @staticmethod
-    def from_dict(data):
-        """The inverse of to_dict; a ValueError says what is wrong with data that is no tokenizer."""
+
+    # -------------------------------------------------------------------------
+    # decoding
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token.
+
+        >>> Tokenizer().token_bytes(97)
+        b'a'
+        """
+        if token_id not in self.vocab:
+            raise ValueError(f'no token has the id {token_id!r}')
+        return self.vocab[token_id]
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The exact bytes behind the ids, whether they are whole characters or not.
+
+        >>> Tokenizer().decode_bytes([240, 159])
+        b'\\xf0\\x9f'
+        """
+        ids = list(ids)
+        if not self.fast:
+            return b''.join([self.token_bytes(i) for i in ids])
+        if self._fast_decoder is None:
+            self._fast_decoder = fast.FastDecoder(self.vocab)
         try:
-            version, pattern, special, vocab = (data[key] for key in ("version", "pattern", "special_tokens", "vocab"))
-            ranks = {token.encode("latin-1"): i for token, i in vocab.items()}
-        except (KeyError, TypeError, AttributeError, UnicodeEncodeError): version = "unknown"
-        if version != "bpe 1": raise ValueError('no tokenizer of version "bpe 1", or its vocabulary is not bytes')
-        return Tokenizer(pattern, special, ranks)
-    def save(self, path): Path(path).write_text(json.dumps(self.to_dict(), indent=0) + "\n", encoding="utf-8")
-    @staticmethod
-    def load(path):
-        try: return Tokenizer.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (ValueError, RecursionError) as e: raise ValueError(f"{path}: no usable tokenizer: {e}") from None
-def check(ranks, special_tokens):
-    """Refuse, with the reason, a vocabulary that could not encode every text or decode every id."""
-    if not isinstance(special_tokens, dict) or not all(isinstance(text, str) for text in special_tokens):
-        raise ValueError("special_tokens must be a dict from texts to ids")
+            return self._fast_decoder.decode_bytes(ids)
+        except KeyError as error:
+            raise ValueError(f'no token has the id {error.args[0]!r}') from None
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text behind the ids. Bytes that are no character become U+FFFD.
+
+        >>> Tokenizer().decode([104, 105])
+        'hi'
+        """
+        return self.decode_bytes(ids).decode('utf-8', errors='replace')
+
+    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """Yield the text piece by piece, each as soon as its last character is complete.
+
+        The ids may come from a model that is still writing.
+
+        >>> list(Tokenizer().decode_stream([195, 169, 33]))
+        ['é', '!']
+        """
+        return codecs.iterdecode(map(self.token_bytes, ids), 'utf-8', errors='replace')
+
+    # -------------------------------------------------------------------------
+    # saving and loading
+
+    def to_dict(self) -> dict:
+        """Everything as str, int and dict, for JSON or a checkpoint. Bytes are written as Latin-1.
+
+        >>> data = Tokenizer(None).to_dict()
+        >>> data['version'], data['pattern'], data['special_tokens'], data['vocab']['a']
+        ('bpe 1', None, {}, 97)
+        """
+        return {
+            'version': VERSION,
+            'pattern': self.pattern,
+            'special_tokens': dict(self.special_tokens),
+            'vocab': {self.vocab[i].decode('latin-1'): i for i in sorted(self.ranks.values())},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping) -> 'Tokenizer':
+        """A tokenizer from what `to_dict` returned; a ValueError says what is wrong with it.
+
+        >>> Tokenizer.from_dict(Tokenizer().to_dict()).vocab_size
+        256
+        """
+        try:
+            version = data['version']
+            pattern = data['pattern']
+            special_tokens = data['special_tokens']
+            ranks = {token.encode('latin-1'): i for token, i in data['vocab'].items()}
+        except (KeyError, TypeError, AttributeError, UnicodeEncodeError):
+            version = None
+        if version != VERSION:
+            raise ValueError(f'not a tokenizer of version "{VERSION}" with a vocabulary of bytes')
+        tokenizer = cls()
+        tokenizer._set_vocabulary(pattern, special_tokens, ranks)
+        return tokenizer
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write a JSON file, whole or not at all.
+
+        >>> Tokenizer().save('bytes.json')  # doctest: +SKIP
+        """
+        content = json.dumps(self.to_dict(), indent=0) + '\n'
+        write_file(path, content.encode())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> 'Tokenizer':
+        """A tokenizer from a file that `save` wrote.
+
+        >>> Tokenizer.load('bytes.json').vocab_size  # doctest: +SKIP
+        256
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding='utf-8')))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f'{path}: not a usable tokenizer: {error}') from None
+
+
+def _no_progress(items: Iterable, **_: object) -> Iterable:
+    return items
+
+
+def check_vocabulary(special_tokens: Mapping[str, int], ranks: Mapping[bytes, int]) -> None:
+    """Refuse a vocabulary that could not encode every text or decode every id."""
+    if not isinstance(special_tokens, dict):
+        raise ValueError('special_tokens must be a dict from texts to ids')
+    for text in special_tokens:
+        if not isinstance(text, str) or text == '' or clean(text) != text:
+            raise ValueError(f'special token {text!r} is not a text of whole characters')
+    if b'' in ranks:
+        raise ValueError('the vocabulary holds an empty token')
+
     ids = [*ranks.values(), *special_tokens.values()]
-    odd = [i for i in ids if type(i) is not int or not 0 <= i <= MAX_ID]    # True is an int too, but no id
-    odd += [text for text in [*ranks, *special_tokens] if not text or isinstance(text, str) and clean(text) != text]
-    if odd:
-        raise ValueError(f"{odd[0]!r}: ids are whole numbers up to {MAX_ID}; tokens are whole characters, never empty")
-    if len(set(ids)) < len(ids): raise ValueError("two tokens have the same id")
-    if lacks := {bytes([i]) for i in range(256)} - set(ranks): raise ValueError(f"the vocabulary lacks {min(lacks)}")
+    for i in ids:
+        # `type`, since True is an int as well
+        if type(i) is not int or not 0 <= i <= MAX_ID:
+            raise ValueError(f'id {i!r} is not a whole number from 0 to {MAX_ID}')
+    if len(set(ids)) < len(ids):
+        raise ValueError('two tokens have the same id')
+    for byte in range(256):
+        if bytes([byte]) not in ranks:
+            raise ValueError(f'the vocabulary lacks the byte {bytes([byte])!r}')

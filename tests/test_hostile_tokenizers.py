@@ -14,8 +14,7 @@ from test_hostile_checkpoints import Call, flip_bits
 from test_tokenizer import random_text, random_tokenizer
 
 import tokenizer
-from tokenizer import Tokenizer
-from tokenizer.text import PATTERNS
+from tokenizer import PATTERNS, Tokenizer
 
 pytest_plugins = ['fork_fixtures']
 

@@ -66,16 +66,16 @@ MANY_STEPS = 10**6  # a schedule that a row does not come to the end of
 def describe_machine() -> str:
     """The processor, the number of cores, Python and torch: all ratios depend on them."""
     processor = platform.processor() or platform.machine()
-    vector_units = ''
     cpuinfo = Path('/proc/cpuinfo')
     if cpuinfo.exists():
-        text = cpuinfo.read_text()
-        names = [line.split(':')[1].strip() for line in text.splitlines() if 'model name' in line]
-        processor = names[0] if names else processor
-        vector_units = ' with AVX-512' if ' avx512f' in text else ' without AVX-512'
+        pairs = [line.split(':', 1) for line in cpuinfo.read_text().splitlines() if ':' in line]
+        about = {name.strip(): value.strip() for name, value in pairs}
+        processor = about.get('model name', processor)
+        if 'cpu family' in about:  # the name alone may be just 'AMD EPYC'
+            processor += f' (family {about["cpu family"]}, model {about["model"]})'
     torch_version = importlib.metadata.version('torch')
     versions = f'Python {platform.python_version()}, torch {torch_version}'
-    return f'{processor}{vector_units}, {os.cpu_count()} cores; {versions}'
+    return f'{processor}, {os.cpu_count()} cores; {versions}'
 
 
 # -----------------------------------------------------------------------------

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import regex
 
-from . import fast, splitting
 from .bpe import Pair
 from .encoding import encode_chunk, recover_merges
+from .fast import FastDecoder, FastEncoder, count_chunks_fast
 from .files import write_file
-from .splitting import GPT4_PATTERN, clean, read_texts, splitter
+from .splitting import GPT4_PATTERN, clean, count_chunks, read_texts, splitter
 from .training import learn_merges
 
 VERSION = 'bpe 1'  # of the files that `save` writes
@@ -136,9 +136,9 @@ class Tokenizer:
 
         texts = progress(read_texts(texts, self.pattern), desc='reading')
         if self.fast:
-            counts = fast.count_chunks(texts, self.pattern, processes)
+            counts = count_chunks_fast(texts, self.pattern, processes)
         else:
-            counts = splitting.count_chunks(texts, self.pattern)
+            counts = count_chunks(texts, self.pattern)
 
         tokens = [bytes([i]) for i in range(256)]
         num_merges = num_tokens - 256
@@ -220,7 +220,7 @@ class Tokenizer:
         text = clean(text)
         if self.fast:
             if self._fast_encoder is None:
-                self._fast_encoder = fast.FastEncoder(self.pattern, self.ranks)
+                self._fast_encoder = FastEncoder(self.pattern, self.ranks)
             return self._fast_encoder.encode(text)
         ids = []
         for chunk in self._split(text):
@@ -250,7 +250,7 @@ class Tokenizer:
         if not self.fast:
             return b''.join([self.token_bytes(i) for i in ids])
         if self._fast_decoder is None:
-            self._fast_decoder = fast.FastDecoder(self.vocab)
+            self._fast_decoder = FastDecoder(self.vocab)
         try:
             return self._fast_decoder.decode_bytes(ids)
         except KeyError as error:

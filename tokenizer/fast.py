@@ -1,5 +1,5 @@
 """
-Everything that only buys speed. Each function gives the results of its plain form elsewhere.
+Code whose only purpose is speed. It returns what the plain code in the other modules returns.
 
     >>> from tokenizer import Tokenizer
     >>> Tokenizer.fast = False  # do without this module, here and everywhere
@@ -46,6 +46,7 @@ from .splitting import (
 MEMO_SIZE = 1 << 17  # texts in a memo
 MEMO_KEY = 64  # characters of a text that is remembered
 PAGE = 1 << 14  # characters
+SAMPLE = 1 << 9  # characters at the start of a page that tell whether its words are known
 WINDOW = 1 << 9  # bytes of a long chunk that are merged at a time
 
 # leading white space, something visible, then anything up to a space that follows something visible
@@ -103,8 +104,9 @@ def fast_splitter(pattern: str | None) -> Splitter:
     if pattern not in PUBLISHED_PATTERNS:
         return splitter(pattern)
     find_ascii = ascii_pattern(pattern).findall
-    # the published patterns have no groups and match every character, so `findall` loses nothing
-    find_any = compile_pattern(pattern).findall
+    # The published patterns have no groups and match every character, so `findall` loses nothing.
+    # To let go of Python's global lock for each short text would take longer than the search.
+    find_any = partial(compile_pattern(pattern).findall, concurrent=False)
     return lambda text: find_ascii(text) if text.isascii() else find_any(text)
 
 
@@ -115,7 +117,9 @@ def pages(text: str, pattern: str | None) -> Iterable[str]:
     return cut_at_seams(text, PAGE)
 
 
-def count_chunks(texts: Iterable[str], pattern: str | None, processes: int = 1) -> dict[str, int]:
+def count_chunks_fast(
+    texts: Iterable[str], pattern: str | None, processes: int = 1
+) -> dict[str, int]:
     """What `splitting.count_chunks` returns. Several processes count one text each at a time."""
     if processes > 1:
         return count_in_processes(texts, pattern, processes)
@@ -130,7 +134,7 @@ def count_in_processes(texts: Iterable[str], pattern: str | None, processes: int
     # Ctrl-C is for the parent, which then ends the pool
     with Pool(processes, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         lists = ([text] for text in texts)
-        for counts_of_text in pool.imap(partial(count_chunks, pattern=pattern), lists):
+        for counts_of_text in pool.imap(partial(count_chunks_fast, pattern=pattern), lists):
             counts.update(counts_of_text)
     return counts
 
@@ -156,14 +160,16 @@ def piece_pattern(ranks: Iterable[bytes]) -> re.Pattern:
     """A pattern whose matches in a chunk are pieces that merges never cross.
 
     A merge across the border between two characters makes a token that holds the end of the first
-    and the start of the second. So characters stay together if they may be such neighbours:
+    and the start of the second. So two characters stay together if
 
-    - each of them is whole in some token, the first on the left of a border, the second on the
-      right; or
-    - the first is followed in some token by a part of a character, whichever; or
-    - the second follows such a part, or begins with a byte that follows such a part.
+    - in some token the first has a whole character on its right, and in some token the second has
+      one on its left; or
+    - in some token the first is followed by a part of a character; or
+    - in some token the second follows a part of a character; or
+    - in some token a part of a character is followed by the first byte of the second.
 
-    That is more than needed, but four simple sets decide it. ASCII characters stay together.
+    This keeps more together than it must, but four sets of characters decide it. All of ASCII is in
+    the first two.
     """
     left = {chr(i) for i in range(128)}
     right = set(left)
@@ -238,28 +244,24 @@ class FastEncoder:
         return ids
 
     def _encode_page(self, page: str) -> Iterator[Sequence[int]]:
-        if self.pattern in PUBLISHED_PATTERNS:
-            words = WORD.findall(page)
-            if not self._many_are_new(words):
-                return map(self.words.__getitem__, words)
+        if self.pattern in PUBLISHED_PATTERNS and not self._is_new(page):
+            return map(self.words.__getitem__, WORD.findall(page))
         return map(self.chunks.__getitem__, self.split(page))
 
-    def _many_are_new(self, words: list[str]) -> bool:
-        """Whether more than a quarter of the words was never met before.
+    def _is_new(self, page: str) -> bool:
+        """Whether more than a quarter of the first words on a page are new.
 
         Then the page is looked up chunk by chunk: chunks repeat more often than words do, and a
-        word that is met only once is not worth remembering. What is kept of it is its hash. (If
+        word that occurs only once is not worth remembering. All that is kept of it is its hash. (If
         two words have the same hash, that only costs time.)
         """
-        limit = len(words) / 4
-        num_remembered = sum(map(self.words.__contains__, words))
-        if len(words) - num_remembered <= limit:
-            return False
-        if len(self.met_words) > 2 * MEMO_SIZE:
+        sample = WORD.findall(page, 0, SAMPLE)
+        unknown = {hash(word) for word in sample if word not in self.words}
+        num_new = len(unknown - self.met_words)
+        if len(self.met_words) > MEMO_SIZE:
             self.met_words.clear()
-        num_met = len(self.met_words)
-        self.met_words.update(map(hash, words))
-        return len(self.met_words) - num_met > limit
+        self.met_words |= unknown
+        return num_new > len(sample) / 4
 
     def _encode_word(self, word: str) -> Sequence[int]:
         chunks = self.split(word)
@@ -287,16 +289,16 @@ class FastEncoder:
     def _merge_long(self, data: bytes) -> list[int]:
         """What `merge_bytes` returns, put together from the ids of overlapping windows.
 
-        It rests on this: a row of tokens is the encoding of its bytes if every two neighbours are
-        the encoding of theirs. For suppose a merge crosses a border between tokens of the row, and
-        take the first that does. Until then, the two tokens at that border were made as if they
-        were alone in the world; this merge has the lowest rank of all, so also of those inside the
-        two; hence the two alone would be merged across their border as well, and they are not the
-        encoding of their bytes.
+        The argument: a row of tokens is the encoding of its bytes if every two neighbours in it
+        are the encoding of theirs. Suppose it is not. Then some merge crosses a border between two
+        tokens of the row; take the first such merge. All merges before it stayed inside tokens, so
+        these two went through the same steps as if they were encoded alone. And the crossing merge
+        has the lowest rank in the row, so also in these two. Encoded alone, they would be merged
+        across their border, too, and would not be the encoding of their bytes.
 
-        Here, three quarters of a window's tokens are kept, and the next window begins with the
-        first token that was not. If it is the first token there, too, all neighbours stand side by
-        side in one of the windows, which vouches for them.
+        Three quarters of a window's tokens are kept, and the next window begins with the first
+        token that is not. If that token comes out again, every two neighbours stand side by side
+        in one of the windows.
         """
         ids = []
         start = 0

@@ -9,19 +9,21 @@ before or all of the new content.
 
 import contextlib
 import os
+import secrets
 import shutil
 from pathlib import Path
 
 
 def write_file(path: str | os.PathLike, content: bytes) -> None:
     """Write the file through a temporary one beside it."""
-    # what a symbolic link points to is replaced, not the link
-    path = Path(os.path.realpath(path))
+    path = Path(path)
     if path.exists() and not path.is_file():
         # a device or a pipe like /dev/stdout cannot be replaced
         path.write_bytes(content)
         return
-    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    # what a symbolic link points to is replaced, not the link
+    path = Path(os.path.realpath(path))
+    temporary = path.with_name(f'{path.name}.{secrets.token_hex(4)}.tmp')
     try:
         _write_and_rename(temporary, path, content)
     except BaseException:

@@ -19,8 +19,11 @@ from itertools import chain
 
 import regex
 
+# These are tiktoken's spellings. The first releases had "+" for "++" and the like, which backtracks
+# more and gives the same chunks.
+
 # GPT-2: contractions, letters, numbers and the rest, each with the space before it; then white
-# space. Compared with OpenAI's first release, only "++" is new (no backtracking, same chunks).
+# space.
 GPT2_PATTERN = (
     r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 )

@@ -26,7 +26,7 @@ from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tokenizer import GPT4_PATTERN, Tokenizer, fast, pretrained
+from tokenizer import GPT4_PATTERN, Tokenizer, core, fast, pretrained
 from tokenizer.splitting import splitter
 from tokenizer.training import learn_merges
 
@@ -224,11 +224,11 @@ class WordsAtOnce(fast.FastEncoder):
 TRICKS = {
     'all': contextlib.nullcontext,
     'without memos': partial(patch.object, fast, 'MEMO_KEY', 0),
-    'without words': partial(patch.object, fast, 'FastEncoder', WithoutWords),
+    'without words': partial(patch.object, core, 'FastEncoder', WithoutWords),
     'without ASCII': partial(patch.object, fast, 'fast_splitter', splitter),
-    'with words at once': partial(patch.object, fast, 'FastEncoder', WordsAtOnce),
+    'with words at once': partial(patch.object, core, 'FastEncoder', WordsAtOnce),
     'without pages': partial(patch.object, fast, 'PAGE', 10**9),
-    'without pieces': partial(patch.object, fast, 'FastEncoder', WithoutPieces),
+    'without pieces': partial(patch.object, core, 'FastEncoder', WithoutPieces),
     'without windows': partial(patch.object, fast, 'WINDOW', 10**9),
 }
 

@@ -19,6 +19,7 @@ import codecs
 import contextlib
 import difflib
 import functools
+import gc
 import io
 import itertools
 import json
@@ -41,6 +42,7 @@ from typing import Any, NamedTuple, get_args
 # An older Python would stop with a traceback further below.
 if sys.version_info < (3, 10):  # noqa: UP036
     sys.exit(f'makemore needs Python 3.10 or newer; this is Python {sys.version.split()[0]}')
+gc.disable()  # importing torch makes 165,000 objects that stay: not worth a search for garbage
 try:
     import torch
     import torch.nn as nn
@@ -50,6 +52,8 @@ except ModuleNotFoundError as error:
     sys.exit(f'makemore needs {error.name}: install it with pip install torch tqdm')
 except KeyboardInterrupt:  # importing torch takes a second
     sys.exit(130)
+finally:
+    gc.enable()
 
 try:  # optional: makemore.py on its own still trains, resumes and samples
     from makemore_extras import audit, backprop, board, diagnostics, fast, longtext, torchrun
@@ -1595,8 +1599,9 @@ class Transformer(LanguageModel):
 # -----------------------------------------------------------------------------
 # sampling
 
-ONE_BY_ONE = 20  # the first samples are drawn one by one, as in the lectures; later ones in batches
-SAMPLE_BATCH = 512
+ONE_BY_ONE = 10  # the first samples are drawn one by one, as in the lectures
+SMALLEST_BATCH = 32  # the others in batches that double in size up to the largest
+LARGEST_BATCH = 512
 MAX_FAILURES = 10_000  # --new-only stops after so many samples in a row of which none is new
 TEXT_LENGTH = 500  # tokens in a sample of a model of one long text
 
@@ -1726,9 +1731,11 @@ def sample_forever(
     generator = torch.Generator().manual_seed(seed)
     for _ in range(ONE_BY_ONE):
         yield from sample_batch(model, dataset, 1, generator, **how)
+    n = SMALLEST_BATCH
     for number in itertools.count():
         generator = make_generator(seed, number)
-        yield from sample_batch(model, dataset, SAMPLE_BATCH, generator, **how)
+        yield from sample_batch(model, dataset, n, generator, **how)
+        n = min(2 * n, LARGEST_BATCH)
 
 
 def only_new(samples: Iterable[str], dataset: CharDataset) -> Iterator[str]:
@@ -2078,7 +2085,8 @@ def backward_autograd(
     """The loss; its gradients, times the weight, are left in the parameters. bfloat16 on CUDA."""
     with torch.autocast('cuda', torch.bfloat16, enabled=x.is_cuda):
         loss = net(x, y)
-    (loss * weight).backward()
+    weighted = loss if weight == 1 else loss * weight
+    weighted.backward()
     return loss
 
 
@@ -2098,8 +2106,9 @@ def train_step(run: Run, net: nn.Module, lr: float) -> tuple[float, float]:
         loss = backward_autograd(net, x, y, weight)
     else:  # --backprop manual or micrograd
         loss = run.backward(run.model, x, y, weight)
+    parameters = [p for group in run.optimizer.param_groups for p in group['params']]
     clip_grad_norm = fast.clip_grad_norm if HAVE_EXTRAS else nn.utils.clip_grad_norm_
-    grad_norm = clip_grad_norm(run.model.parameters(), config.grad_clip or math.inf)
+    grad_norm = clip_grad_norm(parameters, config.grad_clip or math.inf)
     run.optimizer.step()
     run.step += 1
     return loss.item(), grad_norm.item()

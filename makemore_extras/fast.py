@@ -494,6 +494,12 @@ class FastAdamW(torch.optim.AdamW):
             update_group(group, tensors)
         return None
 
+    def zero_grad(self, set_to_none: bool = True):
+        """Forget all gradients."""
+        for group in self.param_groups:
+            for p in group['params']:
+                p.grad = None
+
     def keep_tensors(self):
         """Collect the tensors of each group."""
         for group in self.param_groups:

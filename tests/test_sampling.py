@@ -195,7 +195,7 @@ def test_the_number_of_samples(undertrained, n):
 
 
 # up to the number that is drawn one by one, into the first batch, and into the second
-FIRST_TWO_PARTS = makemore.ONE_BY_ONE + makemore.SAMPLE_BATCH
+FIRST_TWO_PARTS = makemore.ONE_BY_ONE + makemore.SMALLEST_BATCH
 SIZES = [1, makemore.ONE_BY_ONE, makemore.ONE_BY_ONE + 1, FIRST_TWO_PARTS, FIRST_TWO_PARTS + 1]
 
 

@@ -34,14 +34,7 @@ from itertools import chain, pairwise
 from multiprocessing import Pool
 
 from .encoding import merge_bytes
-from .splitting import (
-    PUBLISHED_PATTERNS,
-    Splitter,
-    clean,
-    compile_pattern,
-    cut_at_seams,
-    splitter,
-)
+from .splitting import PUBLISHED_PATTERNS, Splitter, clean, compile_pattern, cut_at_seams, splitter
 
 MEMO_SIZE = 1 << 17  # texts in a memo
 MEMO_KEY = 64  # characters of a text that is remembered

@@ -31,16 +31,10 @@ class Published:
 
 
 R50K = Published(
-    GPT2_PATTERN,
-    {'<|endoftext|>': 50256},
-    50256,
-    '0ea1e91bbb3a60f729a8dc8f777fd2fc07cd8df4',
+    GPT2_PATTERN, {'<|endoftext|>': 50256}, 50256, '0ea1e91bbb3a60f729a8dc8f777fd2fc07cd8df4'
 )
 P50K = Published(
-    GPT2_PATTERN,
-    {'<|endoftext|>': 50256},
-    50280,
-    'ec7223a39ce59f226a68acc30dc1af2788490e15',
+    GPT2_PATTERN, {'<|endoftext|>': 50256}, 50280, 'ec7223a39ce59f226a68acc30dc1af2788490e15'
 )
 CL100K = Published(
     GPT4_PATTERN,

@@ -269,11 +269,7 @@ def memory_rows():
     """What the memos weigh when they are full, of chunks and of words."""
     for what, letters, length in (
         ('words of eight letters', 'абвгдежз', 8),
-        (
-            'words of 62 emoji',
-            EMOJI,
-            62,
-        ),
+        ('words of 62 emoji', EMOJI, 62),
     ):
         tok = Tokenizer()
         rng = random.Random(1)

@@ -7,7 +7,7 @@ makemore: give it a text file with one item per line, and it makes more items li
     python makemore.py --sample-only --prompt chr --new-only   names with chr... not in the data
     python makemore.py --resume --max-steps 20000              continue the newest run
     python makemore.py -i shakespeare.txt --text               one long text instead of lines
-    torchrun --standalone --nproc_per_node=2 makemore.py       two processes, the same steps
+    torchrun --standalone --nproc_per_node=2 makemore.py       two processes, with the same steps
 
 Read it from top to bottom: settings, output and processes, data set, models (from n-gram counts to
 a GPT), sampling, checkpoints, training, command line. A new model is one class with the decorator
@@ -20,6 +20,7 @@ import contextlib
 import difflib
 import functools
 import gc
+import hashlib
 import io
 import itertools
 import json
@@ -42,7 +43,7 @@ from typing import Any, NamedTuple, get_args
 # An older Python would stop with a traceback further below.
 if sys.version_info < (3, 10):  # noqa: UP036
     sys.exit(f'makemore needs Python 3.10 or newer; this is Python {sys.version.split()[0]}')
-gc.disable()  # importing torch makes 165,000 objects that stay: not worth a search for garbage
+gc.disable()  # importing torch creates 165,000 lasting objects: no need to search them for garbage
 try:
     import torch
     import torch.nn as nn
@@ -72,14 +73,14 @@ class UserError(Exception):
 
 
 class RunError(Exception):
-    """A failure during a run, of a disk or of the numbers: reported in one line, exit code 1."""
+    """A failure during a run (a full disk, a loss of nan): reported in one line, exit code 1."""
 
 
 # -----------------------------------------------------------------------------
 # settings
 #
-# Config is the only list of settings. The flags of the command line, their help, the defaults and
-# the entries in a checkpoint are all made from it.
+# Config is the single list of settings. The flags of the command line, their help, the defaults
+# and the entries in a checkpoint are all derived from it.
 
 MODELS: dict[str, type['LanguageModel']] = {}  # --type NAME; `register` fills it
 
@@ -90,6 +91,7 @@ SPLIT_HELP = (
     'honest: 80/10/10, dev and test without lines that also occur in train; '
     'lecture: plain 80/10/10; all: train and evaluate on all lines'
 )
+SPLITS = ('honest', 'lecture', 'all')
 SMOOTHING_HELP = 'ngram: kn (interpolated Kneser-Ney) or add:K (add K to every count)'
 BACKPROP_METHODS = ('autograd', 'manual', 'micrograd')
 
@@ -112,10 +114,10 @@ class Config:
 
     input_file: str = option('data', 'names.txt', 'text file; - reads standard input', flag='-i')
     encoding: str = option('data', 'utf-8', 'character encoding of the input file')
-    split: str = option('data', 'honest', SPLIT_HELP, choices=('honest', 'lecture', 'all'))
+    split: str = option('data', 'honest', SPLIT_HELP, choices=SPLITS, fixed=True)
     text: bool = option('data', False, 'treat the input as one long text, not as lines', fixed=True)
-    tokenizer: str = option('data', 'char', 'char, bpe (learned from train) or a tokenizer file')
-    vocab_size: int = option('data', 512, 'vocabulary size of --tokenizer bpe', (256, 2**20))
+    tokenizer: str = option('data', 'char', 'char, bpe (learned) or a tokenizer file', fixed=True)
+    vocab_size: int = option('data', 512, 'vocabulary of --tokenizer bpe', (256, 2**20), fixed=True)
 
     type: str = option('model', 'transformer', 'model type, see the list below', fixed=True)
     block_size: int | None = option(
@@ -134,8 +136,8 @@ class Config:
     max_steps: int = option(
         'training', 10000, 'training steps; the learning rate decays to zero over them', (0, 10**9)
     )
-    warmup: int | None = option('training', None, 'warmup steps (default: one in 20)', (0, None))
-    grad_clip: float | None = option('training', 1.0, 'maximum gradient norm, or none', (0, None))
+    warmup: int | None = option('training', None, 'warmup steps (default: 1/20 of all)', (0, None))
+    grad_clip: float | None = option('training', 1.0, 'maximum gradient norm; 0: none', (0, None))
     backprop: str = option(
         'training', 'autograd', 'autograd, manual or micrograd', choices=BACKPROP_METHODS
     )
@@ -159,7 +161,7 @@ class Config:
     num_samples: int = option('sampling', 20, 'number of samples (1 with --text)', (0, None))
     prompt: str = option('sampling', '', 'start of every sample; @FILE reads it from a file')
     length: int | None = option(
-        'sampling', None, 'most tokens in a sample (default: twice the longest line)', (1, None)
+        'sampling', None, 'most new tokens in a sample (default: twice the longest line)', (1, None)
     )
     temperature: float = option('sampling', 1.0, 'sampling temperature; 0 is greedy', (0, None))
     top_k: int | None = option('sampling', None, 'keep the k most probable tokens', (1, None))
@@ -167,9 +169,9 @@ class Config:
     new_only: bool = option('sampling', False, 'skip samples that are in the data, and repeats')
 
     device: str = option('machine', 'auto', 'auto, cpu, cuda, cuda:N or mps')
-    threads: int | None = option('machine', None, 'CPU threads (default: 1)', (1, 512))
+    threads: int | None = option('training', None, 'CPU threads (default: 1)', (1, 512))
     compile: bool = option('machine', False, 'compile the model with torch.compile, for GPUs')
-    num_workers: int | None = option('machine', None, 'ignored; makemore had it', flag='-n')
+    num_workers: int | None = option('machine', None, 'ignored; for old commands', flag='-n')
 
 
 SETTINGS = {setting.name: setting for setting in fields(Config)}
@@ -196,7 +198,7 @@ def convert_value(name: str, value: Any) -> Any:
     if isinstance(value, str) or (wanted is float and type(value) is int):
         with contextlib.suppress(ValueError):
             value = wanted(value)
-    if type(value) is not wanted:  # not isinstance: True is no whole number
+    if type(value) is not wanted:  # not isinstance, which would accept True as an int
         kind = {int: 'a whole number', float: 'a number'}.get(wanted, wanted.__name__)
         raise UserError(f'{flag_of(name)} {reprlib.repr(value)}: expected {kind}')
     return value
@@ -223,8 +225,8 @@ def check_value(name: str, value: Any) -> Any:
 def resolve_config(cli_args: dict, saved_settings: dict | None = None) -> Config:
     """The settings of a run.
 
-    Later ones win: the defaults, what the model type prefers, the checkpoint, the command line. A
-    flag that contradicts the saved weights is an error.
+    From lowest to highest priority: the defaults, what the model type prefers, the checkpoint, the
+    command line. A flag that contradicts the saved weights is an error.
     """
     saved_settings = saved_settings or {}
     for name in saved_settings.keys() & cli_args.keys():
@@ -279,8 +281,8 @@ def wait_for_ranks():
 def escape_control_chars(text: str, stream: Any) -> str:
     """The text, safe to write to the stream.
 
-    Control characters in somebody's data would act on a terminal, so there they are escaped. A
-    file or a pipe gets the text as it is.
+    Control characters in the data could take control of a terminal, so they are escaped for one.
+    A file or a pipe gets the text as it is.
     """
     if not stream.isatty():
         return text
@@ -322,16 +324,26 @@ def progress_bar(items: Iterable | None = None, desc: str | None = None, **how: 
 
 
 def need_extras(flag: str):
-    """Raise a UserError if an option needs makemore_extras and they are missing."""
+    """Raise a UserError that names the flag if makemore_extras is missing."""
     if not HAVE_EXTRAS:
         raise UserError(f'{flag} needs the folder makemore_extras beside makemore.py')
+
+
+def sync_folder(folder: Path):
+    """Make sure that new names of files survive a loss of power, where the system can do that."""
+    if os.name == 'posix':
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_atomically(path: Path, write: Callable[[io.BufferedWriter], Any]):
     """Write a whole file or nothing.
 
-    The content goes to a temporary file, is flushed to the disk, and then takes the name of the
-    old file. After a crash at any moment there is the old file or the new one.
+    The content goes to a temporary file, is flushed to the disk, and then replaces the old file. A
+    crash at any moment leaves either the old file or the new one.
     """
     temporary = path.with_name(path.name + '.tmp')
     try:
@@ -341,6 +353,7 @@ def write_atomically(path: Path, write: Callable[[io.BufferedWriter], Any]):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
         temporary.unlink(missing_ok=True)
         reason = str(error).splitlines()[0]
@@ -370,7 +383,7 @@ def launched_by_torchrun() -> bool:
 
 
 def resume_after_restart(cli_args: dict[str, Any]) -> dict[str, Any]:
-    """The arguments; if torchrun restarted the group, those that continue what was saved."""
+    """The arguments; after a restart by torchrun, changed so that they continue the saved run."""
     if not torchrun.was_restarted():
         return cli_args
     has_checkpoint = (Path(cli_args['work_dir']) / 'last.pt').exists()
@@ -382,7 +395,7 @@ def resume_after_restart(cli_args: dict[str, Any]) -> dict[str, Any]:
 def process_group(cli_args: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Join the processes that torchrun started, and leave them at the end.
 
-    Yields the arguments with which to go on: a restarted group resumes what was saved before.
+    Yields the arguments to continue with: a restarted group resumes what was saved before.
     """
     if not launched_by_torchrun():
         yield cli_args
@@ -404,14 +417,14 @@ def process_group(cli_args: dict[str, Any]) -> Iterator[dict[str, Any]]:
 # -----------------------------------------------------------------------------
 # data set
 
-MAX_PIECE = 64  # longer lines are cut into pieces, unless --block-size says otherwise
+MAX_PIECE = 64  # longer lines are cut into pieces, unless --block-size is larger
 LARGE_TEXT = 2**21  # bytes: the tokens of a larger --text are kept on disk by makemore_extras
 
 
 class CharTokenizer:
     """One token per character: CharTokenizer('ab').encode_ordinary('ba') -> [1, 0].
 
-    The methods have the names of tokenizer.Tokenizer's, which can take its place.
+    The methods are named as in tokenizer.Tokenizer (byte pairs), which can take its place.
     """
 
     def __init__(self, chars: str):
@@ -428,7 +441,7 @@ class CharTokenizer:
         return [self.token_of[ch] for ch in text]
 
     def encode_text(self, text: str) -> torch.Tensor:
-        """The tokens of a large text: the same by one vectorised lookup; unknown ones are -1."""
+        """The tokens of a large text, by one vectorized lookup; unknown characters become -1."""
         table = torch.full((sys.maxunicode + 1,), -1, dtype=torch.int32)
         table[code_points(self.chars).long()] = torch.arange(self.vocab_size, dtype=torch.int32)
         return table.index_select(0, code_points(text))
@@ -438,7 +451,7 @@ class CharTokenizer:
         return ''.join(self.chars[token] for token in tokens)
 
     def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
-        """The text of one token after another."""
+        """The text of each token in turn."""
         return (self.chars[token] for token in tokens)
 
 
@@ -468,9 +481,9 @@ class CharDataset:
     A span is a start and a length: its inputs are tokens[start : start + length], and its targets
     are the same slice shifted by one.
 
-    With --text there is one long item and no boundary, so that tokens count from 0. With
-    --tokenizer bpe the tokens are byte pairs instead of characters. A data set that is restored
-    from a checkpoint has a vocabulary and lines, but no tokens and no spans.
+    With --text there is one long item and no boundary, so tokens are numbered from 0. With
+    --tokenizer bpe the tokens are learned pieces of text (byte-pair encoding). A data set that is
+    restored from a checkpoint has a vocabulary and lines, but no tokens and no spans.
     """
 
     tokenizer: Any
@@ -478,6 +491,7 @@ class CharDataset:
     train_lines: list[str] = field(default_factory=list)
     heldout_lines: list[str] = field(default_factory=list)  # dev and test
     is_text: bool = False
+    text_hash: str = ''  # of one long text, whose lines are not kept
     tokens: torch.Tensor | None = None
     spans: dict[str, Spans] = field(default_factory=dict)
     n_chars: int = 0  # line ends included
@@ -488,7 +502,7 @@ class CharDataset:
 
     @property
     def first_id(self) -> int:
-        """The first token after the boundary."""
+        """The lowest id of an ordinary token: token 0 may be the boundary."""
         return 0 if self.is_text else 1
 
     @property
@@ -535,6 +549,7 @@ class CharDataset:
         """The part of the data set that is saved in a checkpoint: plain types only."""
         return {
             'text': self.is_text,
+            'text_hash': self.text_hash,
             'max_len': self.max_len,
             'chars': self.chars or None,
             'byte_pairs': None if self.chars else self.tokenizer.to_dict(),
@@ -552,6 +567,7 @@ def restore_dataset(state: dict[str, Any]) -> CharDataset:
 
         tokenizer = Tokenizer.from_dict(state['byte_pairs'])
     dataset = CharDataset(tokenizer, int(state['max_len']), is_text=state['text'])
+    dataset.text_hash = state['text_hash']
     if state['train_lines']:
         dataset.train_lines = state['train_lines'].split('\n')
     if state['heldout_lines']:
@@ -570,6 +586,8 @@ def read_text(path: str, encoding: str) -> str:
             if sys.stdin is None:
                 raise UserError('-i -: standard input is closed')
             raw = sys.stdin.buffer.read()
+        elif Path(path).is_char_device():  # /dev/urandom never ends
+            raise UserError(f'cannot read {path}: it is a device; see -i')
         else:
             raw = Path(path).read_bytes()
         is_utf8 = codecs.lookup(encoding).name == 'utf-8'
@@ -608,7 +626,7 @@ def load_tokenizer(config: Config, train_texts: Iterable[str]) -> Any:
             tokenizer = Tokenizer().train(train_texts, config.vocab_size)
     except (OSError, ValueError) as error:
         raise UserError(f'--tokenizer {config.tokenizer}: {error}') from None
-    for warning in caught:  # that the text has too few pairs
+    for warning in caught:  # such as: the text has too few pairs
         print0(f'--tokenizer bpe: {warning.message}')
     return tokenizer
 
@@ -634,7 +652,7 @@ def split_lines(n_lines: int, split: str) -> dict[str, list[int]]:
 def encode_lines(lines: list[str], tokenizer: Any) -> torch.Tensor:
     """All lines as one flat tensor, with a 0 before, between and after them."""
     if isinstance(tokenizer, CharTokenizer):
-        # a line end is not in the vocabulary: it becomes -1, and 0 with the boundary's place
+        # a line end is not in the vocabulary: it is encoded as -1, and + 1 makes it the boundary
         text = '\n' + '\n'.join(lines) + '\n'
         tokens = tokenizer.encode_text(text) + 1
     else:
@@ -714,6 +732,7 @@ def load_text(config: Config) -> CharDataset:
         n_train = len(train)
         tokens = torch.tensor(train + rest)
     dataset = CharDataset(tokenizer, max_len=n_train, is_text=True)
+    dataset.text_hash = hashlib.blake2b(text.encode('utf-8', 'surrogatepass')).hexdigest()
     dataset.tokens = tokens.to(smallest_int_type(tokenizer.vocab_size))
     dataset.n_chars = len(text)
     nothing = torch.zeros(0, dtype=torch.int64)
@@ -728,7 +747,7 @@ def load_text(config: Config) -> CharDataset:
 def is_large_text(config: Config) -> bool:
     """Whether to keep the tokens of a --text on disk."""
     path = Path(config.input_file)
-    with contextlib.suppress(OSError, ValueError):  # load_text says what is wrong with it
+    with contextlib.suppress(OSError, ValueError):  # load_text will report the error
         return HAVE_EXTRAS and config.text and path.stat().st_size > LARGE_TEXT
     return False
 
@@ -738,7 +757,7 @@ def load_large_text(config: Config, folder: Path) -> CharDataset:
     path = config.input_file
 
     def make_tokenizer(chars: str, train: Iterable[str]) -> tuple[Any, dict]:
-        check_text_size(path, 20, chars)  # it is long, but is it all the same?
+        check_text_size(path, 20, chars)  # it is long enough, but is it more than one character?
         use_chars = config.tokenizer == 'char'
         tokenizer = CharTokenizer(chars) if use_chars else load_tokenizer(config, train)
         return tokenizer, CharDataset(tokenizer, max_len=0, is_text=True).state()
@@ -750,7 +769,7 @@ def load_large_text(config: Config, folder: Path) -> CharDataset:
     try:
         found = longtext.open_tokens(folder, path, options)
         if found:
-            print0(f'{folder / longtext.TOKENS}: using these tokens again, same text')
+            print0(f'{folder / longtext.TOKENS}: reusing these tokens, the text has not changed')
         elif get_rank() == 0:
             longtext.write_tokens(
                 folder, path, options, make_tokenizer, write_atomically, show_progress
@@ -763,11 +782,13 @@ def load_large_text(config: Config, folder: Path) -> CharDataset:
     except ValueError as error:
         raise RunError(str(error)) from None
     if not found:
-        raise RunError(f'{folder / longtext.TOKENS} was not made from {path}: start again')
+        raise RunError(
+            f'{folder / longtext.TOKENS} was not made from {path}: start again, it may have changed'
+        )
 
     n_train = found.n_train_tokens
     nothing = torch.zeros(0, dtype=torch.int64)
-    dataset = restore_dataset(found.dataset | {'max_len': n_train})
+    dataset = restore_dataset(found.dataset | {'max_len': n_train, 'text_hash': found.text_hash})
     dataset.tokens = found.tokens
     dataset.n_chars = found.n_chars
     dataset.spans = {
@@ -785,7 +806,8 @@ def cut_spans(spans: Spans, size: int) -> Spans:
     """
     n_pieces = (spans.lengths + size - 1) // size  # [3, 2]
     first_piece = n_pieces.cumsum(0) - n_pieces  # [0, 3]
-    number = torch.arange(int(n_pieces.sum())) - first_piece.repeat_interleave(n_pieces)
+    number = torch.arange(int(n_pieces.sum()))  # [0, 1, 2, 3, 4]
+    number -= first_piece.repeat_interleave(n_pieces)  # [0, 1, 2, 0, 1]
     offsets = number * size  # [0, 2, 4, 0, 2]
     starts = spans.starts.repeat_interleave(n_pieces) + offsets
     lengths = spans.lengths.repeat_interleave(n_pieces) - offsets  # [5, 3, 1, 3, 1]
@@ -824,7 +846,7 @@ def load_data(config: Config, folder: Path | None = None) -> tuple[Config, CharD
     block_size = model.choose_block_size(config, dataset.max_len)
     print0(describe_dataset(config, dataset))
 
-    size = model.max_piece or block_size
+    size = max(block_size, model.max_piece or 0)
     if dataset.max_len >= size:
         for split, spans in dataset.spans.items():
             dataset.spans[split] = cut_spans(spans, size)
@@ -875,7 +897,7 @@ def choose_spans(dataset: CharDataset, config: Config, step: int) -> Spans:
     n = len(spans.starts)
     epoch, number = divmod(step, max(1, n // batch_size))  # the last, incomplete batch is dropped
     order = epoch_order(config.seed, epoch, n)
-    if batch_size > n:  # a batch repeats the lines of a list that is shorter
+    if batch_size > n:  # a list shorter than a batch is repeated to fill it
         order = order.repeat(math.ceil(batch_size / n))
     rows = order[number * batch_size : (number + 1) * batch_size]
     return Spans(spans.starts.index_select(0, rows), spans.lengths.index_select(0, rows))
@@ -908,7 +930,10 @@ def get_batch(
 
 
 def register(name: str, **preferred_settings: Any) -> Callable:
-    """Class decorator: make a model available as --type NAME, with the settings it prefers."""
+    """Class decorator: make a model available as --type NAME, with the settings it prefers.
+
+    The first line of the class docstring is its summary in --help.
+    """
 
     def add(cls: type['LanguageModel']) -> type['LanguageModel']:
         cls.preferred_settings = preferred_settings
@@ -930,7 +955,7 @@ class LanguageModel(nn.Module):
     preferred_settings: dict[str, Any] = {}  # noqa: RUF012 (set once, by `register`)
     is_counted = False
     context: int | None = None  # how many tokens back the model sees; None: all of them
-    max_piece: int | None = None  # longer lines are cut for training; None: at the block size
+    max_piece: int | None = None  # lines longer than this and the block size are cut
 
     @classmethod
     def choose_block_size(cls, config: Config, max_len: int) -> int:
@@ -952,7 +977,7 @@ class LanguageModel(nn.Module):
             # the window has moved, and with it the position of every token in the cache
             idx = idx[:, -self.context :]
             cache = None
-        elif cache:  # it is empty at first, and for a model that does not use it
+        elif cache:  # empty on the first call, and always for a model that does not use it
             idx = idx[:, -1:]
         return self.logits(idx, cache)[:, -1]
 
@@ -979,7 +1004,7 @@ def make_head(n_in: int, vocab_size: int, bias: bool = True) -> nn.Linear:
 def make_embedding(n: int, n_embd: int) -> nn.Embedding:
     """A table with a row of n_embd small numbers for each of n tokens or positions."""
     embedding = nn.Embedding(n, n_embd)
-    embedding.weight.data.mul_(0.12)  # about 1 / sqrt(64)
+    embedding.weight.data.mul_(0.12)  # close to 1 / sqrt(n_embd) for the default n_embd of 64
     return embedding
 
 
@@ -1038,7 +1063,9 @@ class PairTable(nn.Module):
 
         pair = first_pair + tokens
         begin = torch.searchsorted(self.pairs, pair)
-        end = torch.searchsorted(self.pairs, pair, right=True)  # equal if the pair never occurred
+        end = torch.searchsorted(
+            self.pairs, pair, right=True
+        )  # end == begin if the pair never occurred
         count = self.cumulative[end] - self.cumulative[begin]
         return count.double(), total.double(), n_different.double()
 
@@ -1067,10 +1094,10 @@ class NGram(LanguageModel):
         p(w | context) = (max(count - D, 0) + D * n_different * p(w | shorter context)) / total
 
     The longest contexts use plain counts. A shorter one counts in how many different longer
-    contexts a pair occurred, because it decides only where the longer one was never seen:
+    contexts a pair occurred, because it matters most where the longer one was never seen:
     "francisco" is frequent, but after anything other than "san" it is a bad guess.
 
-    With --smoothing add:K only the longest context that was seen is used, as in the lecture:
+    With --smoothing add:K only the full context is used, as in the lecture:
 
         p(w | context) = (count + K) / (total + K * V)
     """
@@ -1095,7 +1122,7 @@ class NGram(LanguageModel):
         )
 
     def contexts(self, idx: torch.Tensor) -> Iterator[torch.Tensor]:
-        """For each length k the number of the last k tokens at every position (B, T)."""
+        """For k = 0, 1, ... the last k tokens at every position (B, T), as one number."""
         context = torch.zeros_like(idx)
         yield context
         for back in range(self.context):  # one token further back is one more digit in front
@@ -1289,8 +1316,10 @@ class BatchNorm1d(nn.Module):
             centered = x - mean
             var = centered.square().mean(dims)  # (C,)
             with torch.no_grad():  # as in torch: the running variance is the unbiased one
-                self.running_mean.lerp_(mean, self.momentum)
-                self.running_var.lerp_(var * (n / max(1, n - 1)), self.momentum)
+                unbiased = var * (n / max(1, n - 1))
+                dtype = self.running_mean.dtype  # under autocast mean has another one
+                self.running_mean.lerp_(mean.to(dtype), self.momentum)
+                self.running_var.lerp_(unbiased.to(dtype), self.momentum)
         else:
             centered = x - self.running_mean
             var = self.running_var
@@ -1379,7 +1408,7 @@ class WaveNet(WindowModel):
         return 2**config.n_layer
 
     def logits(self, idx: torch.Tensor, cache: dict | None = None) -> torch.Tensor:
-        """In evaluation the same weights over a whole sequence.
+        """When sampling, the same weights are applied to the whole sequence at once.
 
         Neighbouring windows share most of their trees. Joining positions at distance 1, 2, 4, ...
         computes each node once: this is a dilated convolution. All layers but FlattenConsecutive
@@ -1458,7 +1487,7 @@ class RNN(Recurrent):
 class GRU(Recurrent):
     """an rnn with gates that decide what to keep (Cho 2014)
 
-    A plain rnn overwrites its state at every step, and the gradient fades with each of them.
+    A plain rnn overwrites its state at every step, so the gradient fades a little at each.
     """
 
     n_gates = 3
@@ -1480,7 +1509,8 @@ class LSTM(Recurrent):
     n_states = 2
 
     def step(self, from_x, from_h, h, c):
-        write, forget, read, candidate = (from_x + from_h).chunk(4, dim=1)  # (B, H) each
+        # input gate, forget gate, output gate and candidate, (B, H) each
+        write, forget, read, candidate = (from_x + from_h).chunk(4, dim=1)
         c = self.sigmoid(forget) * c + self.sigmoid(write) * self.tanh(candidate)
         h = self.sigmoid(read) * self.tanh(c)
         return [h, c]
@@ -1602,7 +1632,7 @@ class Transformer(LanguageModel):
 ONE_BY_ONE = 10  # the first samples are drawn one by one, as in the lectures
 SMALLEST_BATCH = 32  # the others in batches that double in size up to the largest
 LARGEST_BATCH = 512
-MAX_FAILURES = 10_000  # --new-only stops after so many samples in a row of which none is new
+MAX_FAILURES = 10_000  # --new-only stops after this many samples in a row without a new one
 TEXT_LENGTH = 500  # tokens in a sample of a model of one long text
 
 
@@ -1639,7 +1669,7 @@ def sample_token(probs: torch.Tensor, generator: torch.Generator) -> torch.Tenso
     """One token (B,) per row, by inverting the cumulative distribution.
 
     The rows do not have to sum to one. torch.multinomial sampled like this when the lectures were
-    recorded, so their names come out. (Newer versions draw a single token in another way.)
+    recorded, so the same names come out. (Newer versions draw a single token in another way.)
     """
     cumulative = probs.cumsum(-1)  # (B, V)
     uniform = torch.rand(len(probs), 1, dtype=torch.float64, generator=generator)
@@ -1721,7 +1751,10 @@ def sample_batch(
     for numbers, tokens in generate(model, idx, generator, max_tokens, stop_token, **how):
         for number, token in zip(numbers, tokens, strict=True):
             rows[number].append(token)
-    return [dataset.decode(row) for row in rows]
+    texts = [dataset.decode(row) for row in rows]
+    if dataset.is_text or dataset.chars:
+        return texts
+    return [text.replace('\n', ' ') for text in texts]  # some byte pairs contain a line end
 
 
 def sample_forever(
@@ -1790,7 +1823,7 @@ def stream_text(
     length: int | None,
     **how: Any,
 ) -> Iterator[str]:
-    """One sample of a text: the prompt, then piece by piece what is written."""
+    """One sample of a text: the prompt, then the generated text piece by piece."""
     yield prompt
     generator = torch.Generator().manual_seed(seed)
     idx = torch.tensor([dataset.encode(prompt) or [0]])  # (1, T)
@@ -1852,7 +1885,7 @@ def damage_reported(path: Path) -> Iterator[None]:
 
 
 def load_checkpoint(path: Path, cli_args: dict | None = None) -> tuple[Run, Any]:
-    """The run in a checkpoint, with the flags of the command line, and its optimizer's state.
+    """The run in a checkpoint, with the flags that were given, and the state of its optimizer.
 
     Only tensors and plain types are loaded (weights_only), so that no code in the file is run.
     """
@@ -1942,7 +1975,7 @@ def lock_run_dir(folder: Path) -> Any:
 
 
 def claim_run_dir(config: Config) -> tuple[Path, Any]:
-    """The folder of a new run, made, locked and empty of older runs, and its lock.
+    """The folder of a new run, created, locked and cleared of older runs, and its lock.
 
     Only rank 0 makes it, and the others are told where it is.
     """
@@ -2002,7 +2035,7 @@ def evaluate(run: Run, split: str) -> float | None:
     """Exact mean loss per token over a whole split; None if it is empty.
 
     Batches are made of lines of similar length, so that there is little padding. With several
-    processes each takes its part.
+    processes each takes its part. The spans of a huge text are blocks spread over the split.
     """
     spans = run.dataset.spans[split]
     order = spans.lengths.argsort(stable=True)[get_rank() :: get_world_size()]
@@ -2054,7 +2087,7 @@ def make_optimizer(
 
 
 def wrap_model(run: Run) -> nn.Module:
-    """The model as it is trained: compiled, faster on a CPU, shared by several processes."""
+    """The model, compiled, made faster for a CPU, or wrapped for several processes, as needed."""
     net = run.model
     if run.config.compile:
         net = torch.compile(net)
@@ -2091,7 +2124,7 @@ def backward_autograd(
 
 
 def train_step(run: Run, net: nn.Module, lr: float) -> tuple[float, float]:
-    """One optimization step: the loss and the norm of its gradient."""
+    """One optimization step: the loss of this process's part of the batch, the gradient norm."""
     config = run.config
     for group in run.optimizer.param_groups:
         group['lr'] = lr
@@ -2178,7 +2211,7 @@ def report_losses(run: Run, losses: list[float], name: str, dev_loss: float, wri
         is_far = abs(dev_loss / uniform - 1) > 0.1
         warning = '; more than 10 % apart: check the initialization' if is_far else ''
         guess = f'uniform guess: ln {vocab_size} = {uniform:.4f}'
-        print0(f'initial dev loss {dev_loss:.4f} ({guess}){warning}')
+        print0(f'initial {name} {dev_loss:.4f} ({guess}){warning}')
 
 
 def print_samples(run: Run, writer: Any):
@@ -2286,7 +2319,7 @@ def train(run: Run, writer: Any, signals: list[int]) -> bool:
 def report(run: Run, writer: Any):
     """Evaluate the best model on every split, the test split included, and save the result."""
     best, _ = load_checkpoint(run.folder / 'best.pt')
-    run.model.load_state_dict(best.model.state_dict())  # last.pt has the last weights
+    run.model.load_state_dict(best.model.state_dict())  # the last weights stay in last.pt
     dataset = run.dataset
     losses = {split: evaluate(run, split) for split in ('train', 'dev', 'test')}
     novelty = 1.0
@@ -2388,7 +2421,7 @@ def parse_args(argv: list[str] | None = None) -> dict[str, Any]:
         raise UserError(f'{" ".join(unknown)}: no such option{hint}; --help lists all options')
     cli_args = vars(namespace)
 
-    # what makemore's commands may contain and this program has no use for
+    # what commands for the original makemore may contain and this one ignores
     for name, value in (('num_workers', None), ('max_steps', '-1'), ('top_k', '-1')):
         if name in cli_args and value in (None, cli_args[name]):
             print0(f'{flag_of(name)} {cli_args.pop(name)} is ignored')
@@ -2398,7 +2431,8 @@ def parse_args(argv: list[str] | None = None) -> dict[str, Any]:
         raise UserError(f'{" and ".join(given_modes)} exclude each other: choose one')
     prompt = cli_args.get('prompt', '')
     if prompt.startswith('@'):
-        cli_args['prompt'] = read_text(prompt[1:], 'utf-8')
+        # a file ends with a line end, which nobody means to be part of the prompt
+        cli_args['prompt'] = read_text(prompt[1:], 'utf-8').removesuffix('\n')
     return {name: check_value(name, value) for name, value in cli_args.items()}
 
 
@@ -2431,8 +2465,6 @@ def new_run(cli_args: dict[str, Any], device: torch.device) -> tuple[Run, Any]:
     config = resolve_config(cli_args)
     if 'input_file' not in cli_args:
         config = replace(config, input_file=default_input_file())
-    if config.batch_size < get_world_size():
-        raise UserError(f'--batch-size {config.batch_size} is too small for all processes')
     check_work_dir(config)
     writes_nothing = config.check_backprop or config.find_lr
     folder = lock = None
@@ -2455,25 +2487,45 @@ def resume_run(cli_args: dict[str, Any], device: torch.device) -> tuple[Run, Any
     run, optimizer_state = load_checkpoint(folder / 'last.pt', cli_args)
     saved = run.dataset.state()
     run.config, run.dataset = load_data(run.config, folder)
-    state = run.dataset.state()
-    for name in ('text', 'chars', 'byte_pairs'):
-        if state[name] != saved[name]:
-            path = run.config.input_file
-            what = 'characters' if name == 'chars' else 'tokens'
-            raise UserError(f'{path} has other {what} than the data that {folder} was trained on')
+    check_same_data(run, saved)
     if run.step > run.config.max_steps:
         limit = f'--max-steps {run.config.max_steps}'
         raise UserError(f'{folder} is at step {run.step}, beyond {limit}: choose a larger one')
-    # the run may have been killed between saving best.pt and last.pt
-    best, _ = load_checkpoint(folder / 'best.pt')
-    run.best_loss = min(run.best_loss, best.best_loss)
+    try:
+        # the run may have been killed between saving best.pt and last.pt
+        best, _ = load_checkpoint(folder / 'best.pt')
+        run.best_loss = min(run.best_loss, best.best_loss)
+    except UserError as error:
+        print0(f'{error}; the next evaluation saves a new one')
+        run.best_loss = math.inf
     return start_run(run, device, optimizer_state), lock
+
+
+def check_same_data(run: Run, saved: dict[str, Any]):
+    """Refuse to resume a run on other data than it was trained on."""
+    state = run.dataset.state()
+    for name, what in (
+        ('chars', 'characters'),
+        ('byte_pairs', 'byte pairs'),
+        ('text_hash', 'text'),
+        ('train_lines', 'lines in train'),
+        ('heldout_lines', 'lines in dev and test'),
+    ):
+        if state[name] != saved[name]:
+            path = run.config.input_file
+            hint = 'start a new run'
+            raise UserError(
+                f'{path} has other {what} than the data that {run.folder} was trained on: {hint}'
+            )
 
 
 def start_run(run: Run, device: torch.device, optimizer_state: dict | None = None) -> Run:
     """The run on its device, with its optimizer. Counting stays on the CPU."""
     if run.config.diagnose:
         need_extras('--diagnose')
+    if run.config.batch_size < get_world_size():
+        raise UserError(f'--batch-size {run.config.batch_size} is too small for all processes')
+    torch.set_num_threads(run.config.threads or 1)
     run.backward = choose_backward(run)
     if run.model.is_counted:
         run.device = torch.device('cpu')
@@ -2515,14 +2567,14 @@ def train_main(cli_args: dict[str, Any], device: torch.device) -> int:
     return 0
 
 
-def check_backprop_main(cli_args: dict[str, Any], device: torch.device) -> int:
+def check_backprop_main(cli_args: dict[str, Any]) -> int:
     """Compare the gradients of --backprop with autograd; the exit code is 1 if they differ."""
     need_extras('--check-backprop')
-    run, _ = new_run(cli_args, device)
+    run, _ = new_run(cli_args, torch.device('cpu'))  # on a GPU autograd computes in bfloat16
     if run.config.backprop == 'autograd':  # none was given: the first that supports this model
         run.config = replace(run.config, backprop=backprop.default_method(run.config.type))
     backward = choose_backward(run)
-    x, y, _ = get_batch(run.dataset, run.config, 0, device)
+    x, y, _ = get_batch(run.dataset, run.config, 0)
     comparison = backprop.compare_gradients(run.model, backward_autograd, backward, x, y)
     for line in comparison.lines:
         print_result(line)
@@ -2547,6 +2599,7 @@ def sample_main(cli_args: dict[str, Any], device: torch.device) -> int:
     folder = find_run(cli_args.get('work_dir'), cli_args.get('type'), 'best.pt')
     run, _ = load_checkpoint(folder / 'best.pt', cli_args)
     config = run.config
+    torch.set_num_threads(config.threads or 1)
     model = run.model if run.model.is_counted else run.model.to(device)
     print0(f'{folder}: {config.type}, step {run.step}, dev loss {run.best_loss:.4f}')
     options = sampling_options(config)
@@ -2563,8 +2616,8 @@ def sample_main(cli_args: dict[str, Any], device: torch.device) -> int:
 
 
 def write_stdout(text: str):
-    """Write samples at once, if there is somewhere to write them."""
-    if sys.stdout is not None:
+    """Write samples at once, on rank 0, if there is somewhere to write them."""
+    if sys.stdout is not None and get_rank() == 0:
         sys.stdout.write(escape_control_chars(text, sys.stdout))
         sys.stdout.flush()
 
@@ -2583,17 +2636,34 @@ def discard_stdout():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+@contextlib.contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends the program with exit code 143, wherever it is."""
+
+    def handle(number: int, frame: Any):
+        sys.exit(128 + number)
+
+    try:
+        old_handler = signal.signal(signal.SIGTERM, handle)
+    except ValueError:  # not the main thread, which alone can do that
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old_handler)
+
+
 def run_command(argv: list[str] | None) -> int:
     """Run a command line; the exit code if nothing goes wrong."""
     set_encodings()
     cli_args = parse_args(argv)
     device = init_device(cli_args.get('device', 'auto'))
-    torch.set_num_threads(cli_args.get('threads') or 1)
     with process_group(cli_args) as cli_args:
         if 'sample_only' in cli_args:
             code = sample_main(cli_args, device)
         elif 'check_backprop' in cli_args:
-            code = check_backprop_main(cli_args, device)
+            code = check_backprop_main(cli_args)
         elif 'find_lr' in cli_args:
             code = find_lr_main(cli_args, device)
         else:
@@ -2610,7 +2680,8 @@ def main(argv: list[str] | None = None) -> int:
     SIGTERM.
     """
     try:
-        return run_command(argv)
+        with exit_on_sigterm():
+            return run_command(argv)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader closed the pipe, as head does

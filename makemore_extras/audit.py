@@ -19,6 +19,7 @@ import torch
 ALLOWED_GLOBALS = re.compile(
     r'torch\._utils _rebuild_tensor_v2|collections OrderedDict|torch \w+Storage'
 )
+MAX_OPCODES = 500_000  # in a pickle; a model of 512 layers has about 200,000
 SMALL_MODEL = 2**24  # numbers: a model that can not be larger is built without a look at it
 
 
@@ -29,20 +30,24 @@ def check_file(path: Path):
     functions that it lets a pickle call is bytearray(10**12).
     """
     with zipfile.ZipFile(path) as file:
+        # torch has a reader of zip files of its own: both must mean the same parts
+        names = file.namelist()
+        roots = {name.split('/')[0] for name in names}
+        if len(roots) != 1 or len({name.lower() for name in names}) != len(names):
+            raise ValueError('two of its parts have the same name, or it has several roots')
         for part in file.infolist():
             if part.compress_size != part.file_size or part.external_attr:
                 raise ValueError('a part of it is compressed or not a plain file')
         if file.testzip():
             raise ValueError('a checksum in it is wrong')
-        pickles = [name for name in file.namelist() if name.endswith('/data.pkl')]
-        if len(pickles) != 1:
-            raise ValueError(f'it has {len(pickles)} pickles instead of one')
-        check_pickle(file.read(pickles[0]))
+        check_pickle(file.read(f'{roots.pop()}/data.pkl'))
 
 
 def check_pickle(content: bytes):
-    """Refuse a pickle that calls anything but what makes tensors."""
-    for opcode, argument, _ in pickletools.genops(content):
+    """Refuse a pickle that calls anything but what makes tensors, or makes very many objects."""
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        if number > MAX_OPCODES:
+            raise ValueError(f'its pickle has more than {MAX_OPCODES:,} instructions')
         if 'GLOBAL' in opcode.name and not ALLOWED_GLOBALS.fullmatch(str(argument)):
             raise ValueError(f'it wants to call {argument}')
 

@@ -96,11 +96,18 @@ def draw_bigrams(probs: torch.Tensor, labels: str, cell: int = 40) -> torch.Tens
     return pixels.view(image.height, image.width, 3)
 
 
+def write_new(path: Path, content: str):
+    """Write a file in the place of an old one, but not through a link that is there."""
+    path.unlink(missing_ok=True)
+    with open(path, 'x', encoding='utf-8') as file:
+        file.write(content)
+
+
 def write_embedding(folder: Path, vectors: torch.Tensor, labels: list[str]):
     """Write the files of the projector: the vectors, their labels, and where the two are."""
     rows = ['\t'.join(map(str, row)) for row in vectors.tolist()]
-    (folder / 'vectors.tsv').write_text('\n'.join(rows) + '\n', encoding='utf-8')
-    (folder / 'labels.tsv').write_text('\n'.join(labels) + '\n', encoding='utf-8')
+    write_new(folder / 'vectors.tsv', '\n'.join(rows) + '\n')
+    write_new(folder / 'labels.tsv', '\n'.join(labels) + '\n')
     config = (
         'embeddings {\n'
         '  tensor_name: "embedding"\n'
@@ -108,7 +115,7 @@ def write_embedding(folder: Path, vectors: torch.Tensor, labels: list[str]):
         '  metadata_path: "labels.tsv"\n'
         '}\n'
     )
-    (folder / 'projector_config.pbtxt').write_text(config, encoding='utf-8')
+    write_new(folder / 'projector_config.pbtxt', config)
 
 
 def label_of(ch: str) -> str:
@@ -145,6 +152,7 @@ def add_result(writer: Any, result: dict[str, Any]):
     for name, value in result['settings'].items():
         if name != 'encoding':  # the table opens with the first few columns
             is_plain = isinstance(value, (bool, int, float))
-            settings[name] = value if is_plain else str(value)
+            # a file name need not be UTF-8
+            settings[name] = value if is_plain else str(value).encode(errors='replace').decode()
     metrics = {f'result/{name}': v for name, v in result.items() if isinstance(v, float)}
     writer.add_hparams(settings, metrics)

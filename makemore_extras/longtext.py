@@ -29,6 +29,7 @@ class TokenFile(NamedTuple):
     tokens: torch.Tensor
     n_train_tokens: int
     n_chars: int
+    text_hash: str
     dataset: dict[str, Any]
 
 
@@ -70,6 +71,14 @@ def read_pieces(path: str, encoding: str, start: int = 0, stop: int | None = Non
             if position >= start:
                 yield piece
             position += len(piece)
+
+
+def hash_text(pieces: Iterable[str]) -> str:
+    """A hash of the characters of a text, whatever its encoding and its line ends are."""
+    digest = hashlib.blake2b()
+    for piece in pieces:
+        digest.update(piece.encode('utf-8', 'surrogatepass'))
+    return digest.hexdigest()
 
 
 def count_chars(pieces: Iterable[str]) -> tuple[str, int]:
@@ -139,6 +148,7 @@ def write_tokens(
     note = {
         'source': source,
         'n_chars': n_chars,
+        'text_hash': hash_text(read_pieces(path, encoding)),
         'n_train_tokens': sizes[0],
         'bytes_per_token': smallest_int_type(tokenizer.vocab_size).itemsize,
         'hash': hash_file(folder / TOKENS),
@@ -161,7 +171,9 @@ def open_tokens(folder: Path, path: str, options: list[Any]) -> TokenFile | None
         dtype = TYPES[note['bytes_per_token']]
         n_tokens = (folder / TOKENS).stat().st_size // dtype.itemsize
         tokens = torch.from_file(str(folder / TOKENS), False, n_tokens, dtype=dtype)
-        return TokenFile(tokens, note['n_train_tokens'], note['n_chars'], note['dataset'])
+        return TokenFile(
+            tokens, note['n_train_tokens'], note['n_chars'], note['text_hash'], note['dataset']
+        )
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
 

@@ -53,7 +53,9 @@ def lock_folder(folder: Path) -> TextIO:
 
     Raises BlockingIOError if another process has locked it.
     """
-    file = open(folder / 'lock', 'w', encoding='utf-8')  # noqa: SIM115 (it has to stay open)
+    # not through a link that somebody put there
+    no_links = os.O_RDWR | os.O_CREAT | getattr(os, 'O_NOFOLLOW', 0)
+    file = os.fdopen(os.open(folder / 'lock', no_links, 0o666), 'w', encoding='utf-8')
     if fcntl:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return file

@@ -183,7 +183,9 @@ def run(args: argparse.Namespace) -> None:
 
     text, svg = pictures(task.rows, task.model)
     print(text, flush=True)
-    Path('boundary.svg').write_text(svg, encoding='utf-8')
+    path = Path('boundary.svg')
+    path.unlink(missing_ok=True)  # a link that is there is replaced, not followed
+    path.write_text(svg, encoding='utf-8')
     print('decision boundary: boundary.svg', file=sys.stderr)
 
 

@@ -399,7 +399,6 @@ NOT_SAVED = {
     'sample_interval': 1,
     'diagnose': 1,
     'device': 'cuda:7',
-    'threads': 512,
     'compile': True,
     'num_workers': 9,
 }

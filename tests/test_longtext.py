@@ -74,7 +74,7 @@ def text_of(dataset):
 def were_reused(result):
     """Whether a run used the tokens that were in the folder already."""
     assert result.code == 0, result.err
-    return 'using these tokens again, same text' in result.err
+    return 'reusing these tokens, the text has not changed' in result.err
 
 
 # -----------------------------------------------------------------------------
@@ -503,7 +503,7 @@ def test_one_process_writes_the_tokens_and_the_others_wait(play, folder, monkeyp
 
 def test_a_process_that_finds_no_tokens_after_waiting_says_so(play, folder, monkeypatch):
     monkeypatch.setattr(makemore, 'get_rank', lambda: 1)
-    with pytest.raises(makemore.RunError, match=r'tokens\.bin was not made from .*start again'):
+    with pytest.raises(makemore.RunError, match=r'tokens\.bin was not made from .*: start again'):
         load(play, folder)
 
 

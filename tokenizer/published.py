@@ -9,7 +9,6 @@ Nothing here uses the network, but tiktoken may, if it is installed and has no f
 """
 
 import base64
-import importlib
 import os
 import tempfile
 from dataclasses import dataclass
@@ -134,7 +133,7 @@ def pretrained(name: str, path: str | os.PathLike | None = None) -> Tokenizer:
 
 def _ask_tiktoken(name: str) -> dict[bytes, int]:
     try:
-        tiktoken = importlib.import_module('tiktoken')
+        import tiktoken
     except ImportError:
         raise FileNotFoundError(
             f'no {name}.tiktoken on this machine: give its path, or install tiktoken'

@@ -2659,6 +2659,7 @@ def run_command(argv: list[str] | None) -> int:
     set_encodings()
     cli_args = parse_args(argv)
     device = init_device(cli_args.get('device', 'auto'))
+    torch.set_num_threads(cli_args.get('threads') or 1)  # a checkpoint may say otherwise
     with process_group(cli_args) as cli_args:
         if 'sample_only' in cli_args:
             code = sample_main(cli_args, device)

@@ -32,12 +32,13 @@ def merge_bytes(chunk: bytes, ranks: Mapping[bytes, int], below: int = sys.maxsi
     end_of.append(0)
     start_of = list(range(-1, size))
 
-    # The heap holds the pairs that make a token, as (rank of the token, start, end).
+    # The heap holds the pairs that make a token, as (rank of the token, start, end). What is no
+    # token has the rank `below`, and so it is not made.
     get_rank = ranks.get
     heap = []
     for start in range(size - 1):
-        rank = get_rank(chunk[start : start + 2])
-        if rank is not None and rank < below:
+        rank = get_rank(chunk[start : start + 2], below)
+        if rank < below:
             heap.append((rank, start, start + 2))
     heapify(heap)
 
@@ -53,13 +54,13 @@ def merge_bytes(chunk: bytes, ranks: Mapping[bytes, int], below: int = sys.maxsi
         # the merged token and its neighbours are new pairs
         before = start_of[start]
         if before >= 0:
-            rank = get_rank(chunk[before:end])
-            if rank is not None and rank < below:
+            rank = get_rank(chunk[before:end], below)
+            if rank < below:
                 heappush(heap, (rank, before, end))
         after = end_of[end]
         if after > 0:
-            rank = get_rank(chunk[start:after])
-            if rank is not None and rank < below:
+            rank = get_rank(chunk[start:after], below)
+            if rank < below:
                 heappush(heap, (rank, start, after))
 
     ids = []

@@ -10,8 +10,9 @@ A scalar autograd engine and small neural nets on top of it, in pure Python.
     a.grad                         # 6.0
 
 Read engine.py first, then nn.py, losses.py and optim.py: that is all a neural net needs. The other
-files are extras: trace.py compiles a program to fast code, draw.py draws its graph, check.py tests
-gradients, data.py and boundary.py belong to the demo.
+files are extras: trace.py compiles a program to fast code, draw.py draws its graph with the help
+of layout.py and svg.py, check.py tests gradients, and __main__.py, data.py and boundary.py are the
+demo.
 """
 
 from .check import gradcheck

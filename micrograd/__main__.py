@@ -2,7 +2,7 @@
 Train a small neural net to classify points in the plane, and draw what it has learned.
 
     python -m micrograd                   # the lecture's two moons, 100 steps
-    python -m micrograd --traced          # the same losses, more than ten times as fast
+    python -m micrograd --traced          # the same losses up to rounding, ten times as fast
     python -m micrograd spiral --traced   # three classes
 
 Prints loss and accuracy of every step, then a map of the classes, and writes boundary.svg.
@@ -94,7 +94,7 @@ def build_and_backward(
 def replay(
     example: Callable, penalty: Callable, rows: Sequence[tuple[float, ...]]
 ) -> tuple[float, list]:
-    """The same as build_and_backward(), for traces of example and penalty."""
+    """The same as build_and_backward() up to rounding, for traces of example and penalty."""
     results = example(rows, scale=1 / len(rows))
     losses = [loss for loss, *_ in results]
     scores = [row_scores for _, *row_scores in results]

@@ -56,17 +56,18 @@ def measure_slope(f: Callable[..., Value], data: list[float], i: int) -> tuple[f
     down = output(-h)
     slope = (up - down) / (2 * h)
 
-    # There are two sources of error. One is curvature, which shows in the slope over twice the
-    # distance. The other is the rounding of the outputs, about 1e-16 of their size, which is
+    # There are two sources of error. One is truncation: in a step to both sides the curvature
+    # cancels, and what remains comes from the third derivative. It shows in the slope over twice
+    # the distance. The other is the rounding of the outputs, about 1e-16 of their size, which is
     # divided by h as well. Allow ten times as much.
     wide_slope = (output(2 * h) - output(-2 * h)) / (4 * h)
-    curvature = abs(wide_slope - slope)
+    truncation = abs(wide_slope - slope)
     rounding = 1e-15 * max(abs(up), abs(down)) / h
-    return slope, curvature + rounding
+    return slope, truncation + rounding
 
 
 def relative_error(backward: float, slope: float, uncertainty: float) -> float:
-    """The difference over the larger of the two; 0 if it is within the uncertainty."""
+    """The difference over the larger of the two; 0 within the uncertainty, inf if not finite."""
     difference = abs(backward - slope)
     # nan > tol is False, so nan would pass as correct
     if not math.isfinite(difference + uncertainty):

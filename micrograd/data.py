@@ -7,7 +7,8 @@ Points in the plane to classify: the lecture's two moons, and a spiral with thre
     spiral()[0]  # x, y, and the class one-hot: 1.0, 0.0, 0.0
 
 The lecture draws its moons with scikit-learn and numpy. moons() gives the same numbers without
-either, so that the losses printed in the lecture's notebook can be compared with ours.
+either, up to the last bits, so that the losses printed in the lecture's notebook can be compared
+with ours.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def shuffle_like_numpy(items: list, rng: random.Random) -> None:
 
 
 def randint_like_numpy(highest: int, rng: random.Random) -> int:
-    """A number from 0 to highest: as many random bits as it has, until they are not above it."""
+    """A random number from 0 to highest: as many bits as highest has, until it is not larger."""
     mask = 2 ** highest.bit_length() - 1
     number = rng.getrandbits(32) & mask
     while number > highest:
@@ -72,14 +73,22 @@ def normal_like_numpy(rng: random.Random) -> Iterator[float]:
 def moons(n: int = 100, noise: float = 0.1, seed: int = 1337) -> list[tuple[float, ...]]:
     """Rows (x, y, -1.0 or 1.0): make_moons(n, noise=noise) after numpy.random.seed(seed)."""
     rng = seed_like_numpy(seed)
-    half = n // 2
-    angles = [math.pi * i / (half - 1) for i in range(half)]
-    upper = [(math.cos(t), math.sin(t), -1.0) for t in angles]
-    lower = [(1 - math.cos(t), 0.5 - math.sin(t), 1.0) for t in angles]
-    rows = upper + lower
+    n_upper = n // 2
+    n_lower = n - n_upper
+    rows = []
+    for t in half_circle(n_upper):
+        rows.append((math.cos(t), math.sin(t), -1.0))
+    for t in half_circle(n_lower):
+        rows.append((1 - math.cos(t), 0.5 - math.sin(t), 1.0))
     shuffle_like_numpy(rows, rng)
     normal = normal_like_numpy(rng)
     return [(x + noise * next(normal), y + noise * next(normal), target) for x, y, target in rows]
+
+
+def half_circle(n: int) -> list[float]:
+    """n angles at equal distances from 0 to pi; a single one is 0, as in numpy.linspace."""
+    last = max(n - 1, 1)
+    return [math.pi * i / last for i in range(n)]
 
 
 def spiral(n: int = 120, noise: float = 0.1, seed: int = 1337) -> list[tuple[float, ...]]:

@@ -1,5 +1,5 @@
 """
-Pictures of a graph as SVG, as DOT for Graphviz, and as Mermaid. No other program is needed.
+Pictures of a graph as SVG, as DOT for Graphviz, and as Mermaid.
 
     from micrograd import Value, draw_dot
 
@@ -8,8 +8,8 @@ Pictures of a graph as SVG, as DOT for Graphviz, and as Mermaid. No other progra
     L.backward()
     draw_dot(L).save('L.svg')  # open it in a browser; in a notebook, draw_dot(L) shows it
 
-This file writes the two texts, which leave the arrangement to another program. For the SVG,
-layout.py arranges the graph and svg.py draws it.
+The SVG needs no other program: layout.py arranges the graph and svg.py draws it. This file writes
+DOT and Mermaid, whose programs arrange the graph themselves.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ def draw_dot(root: Value) -> Drawing:
 
     A box shows the label of the Value, its data and its gradient.
     """
-    # backward() starts with a gradient of 1 at the root, so without one it has not run
-    note = '' if root.grad else 'backward() has not run: no gradients yet'
-    texts = {node: describe(node, has_grad=not note) for node in list_nodes(root)}
+    # root.backward() starts with a gradient of 1. Without any, it has not run, or root is part of a
+    # larger graph and its gradient really is 0, as behind a relu that is off.
+    note = '' if root.grad else 'backward() has not run, or the gradient is 0'
+    texts = {node: describe(node) for node in list_nodes(root)}
     return Drawing(
         source=write_dot(texts, note),
         svg=write_svg(arrange_graph(root), texts, note),
@@ -67,11 +68,10 @@ def list_nodes(root: Value) -> list[Value]:
     return list(dict.fromkeys(nodes))  # without repetitions, in the same order
 
 
-def describe(node: Value, has_grad: bool) -> list[str]:
+def describe(node: Value) -> list[str]:
     """The parts of the text in a box."""
     label = [node.label] if node.label else []
-    grad = f'{node.grad:.4f}' if has_grad else '?'
-    return [*label, f'data {node.data:.4f}', f'grad {grad}']
+    return [*label, f'data {node.data:.4f}', f'grad {node.grad:.4f}']
 
 
 # -----------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def write_mermaid(texts: dict[Value, list[str]], note: str) -> str:
 
 
 def escape_mermaid(text: str) -> str:
-    """'a<b' -> 'a#60;b': everything but letters, digits, spaces, points and minus signs."""
+    """'a<b' -> 'a#60;b': everything but letters, digits, spaces, points and signs of numbers."""
     # Mermaid reads Markdown in a label, where even a lone '+' would start a list. The minus of a
     # number stays.
     return re.sub(r'(?!-\d)[^\w .]', lambda match: f'#{ord(match[0])};', text)

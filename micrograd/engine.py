@@ -61,9 +61,10 @@ class Value:
     # --- backpropagation
 
     def backward(self) -> None:
-        """Add the derivative of this Value to the .grad of every Value it was computed from.
+        """Compute the derivative of this Value with respect to every Value it was made from.
 
-        Leaves accumulate from call to call, as in PyTorch; set their .grad to 0 in between.
+        It is added to the .grad of leaves and replaces the .grad of the others. So leaves
+        accumulate from call to call, as in PyTorch; set their .grad to 0 in between.
         """
         order = topological_sort(self)
         for node in order:
@@ -314,7 +315,7 @@ def to_float(x: object) -> float:
 
 
 def checked(function: Callable[..., float], *args: float) -> float:
-    """function(*args), with the arguments named in the error if there is one."""
+    """function(*args). An arithmetic error becomes a ValueError that names the arguments."""
     try:
         return function(*args)
     except (ArithmeticError, ValueError) as error:
@@ -341,7 +342,7 @@ def logistic(x: float) -> float:
 
 def power_slope(x: float, k: float) -> float:
     """The derivative of x**k with respect to x, which is k * x**(k - 1)."""
-    # at 0 the formula would divide by 0
+    # at x = 0 the formula may divide by 0
     if k == 0.0:
         return 0.0
     if x == 0.0 and k < 1.0:
@@ -375,7 +376,7 @@ look_listeners: list[list[str]] = []
 
 
 def report_look() -> None:
-    """Add the line that compares Values or calls float() to the lists, if there are any."""
+    """Add the file and line of the program that looks at a number to each list of listeners."""
     if not look_listeners:
         return
     # the last three calls: the line we look for, the method of Value, and this function

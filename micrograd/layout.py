@@ -1,5 +1,5 @@
 """
-The arrangement of a graph: a column and a height for every node, and the way of every edge.
+The arrangement of a graph: a column and a height for every node, and the route of every edge.
 
 The root stands in the rightmost column, and every other node to the left of all that use it.
 Heights start from an even spread. Then each node is moved to the mean height of its neighbours,

@@ -57,6 +57,7 @@ def shifted_exps(xs: Sequence[float]) -> list[float]:
 def plain_softmax(xs: Sequence[float]) -> list[float]:
     """exp(x) / (exp(x0) + exp(x1) + ...) for each x."""
     exps = shifted_exps(xs)
+    # fsum is exact, so the total does not depend on the order: trace.py has the logits in another
     total = math.fsum(exps)
     return [e / total for e in exps]
 
@@ -112,7 +113,7 @@ def nll(probs: Sequence[Value], target: int | Sequence[Value | float]) -> Value:
 
 
 def cross_entropy(logits: Sequence[Value | float], target: int | Sequence[Value | float]) -> Value:
-    """nll(softmax(logits), target), also where that probability is too small for a float."""
+    """nll(softmax(logits), target), also where the probability is too small for a float."""
     # -log(exp(xt) / sum(exp(xj))) = log(sum(exp(xj - xt))). The subtraction comes first, because
     # next to large logits the logarithm would be lost to rounding: 1e20 + log(2) is 1e20.
     target_logit = select_class(logits, target)

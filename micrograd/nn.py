@@ -52,8 +52,8 @@ class Module:
 class Neuron(Module):
     """act(w . x + b): inputs times weights, plus a bias, through an activation function.
 
-    The activation is 'relu', 'tanh', 'sigmoid' or None. Without any, several layers in a row could
-    be replaced by one.
+    The activation is 'relu', 'tanh', 'sigmoid' or None. Without an activation,
+    several layers in a row would compute no more than a single layer can.
     """
 
     def __init__(self, nin: int, act: str | None = 'relu'):
@@ -116,7 +116,8 @@ class MLP(Module):
 
     def __call__(self, x: Sequence[Value | float]) -> Value | list[Value]:
         for layer in self.layers:
-            x = layer(x)
+            # a layer takes a list, also after a layer of one neuron
+            x = layer([x] if isinstance(x, Value) else x)
         return x
 
     def parameters(self) -> list[Value]:

@@ -1,5 +1,6 @@
 """
-Optimizers: SGD with momentum, and Adam. They do the same arithmetic as those of torch.optim.
+Optimizers: SGD with momentum, and Adam. They take the same steps as those of torch.optim,
+Adam up to rounding.
 
     from micrograd import MLP, SGD, mse
 
@@ -39,7 +40,7 @@ class SGD:
 
 
 class Adam:
-    """Adam: the running mean of the gradient, divided by the root of that of its square.
+    """Adam: the running mean of the gradient over the root of the running mean of its square.
 
     The division makes every parameter move by about lr per step, however large its gradient is.
     """

@@ -20,14 +20,15 @@ OVAL_HEIGHT = 30
 ARROW = 16  # from the oval to the box
 GAP = 36  # from the box to the next cell
 
-# a backslash at the end of a line joins it to the next one
+# A backslash at the end of a line joins it to the next one. Every style rule names the class: in a
+# notebook the SVG is part of the page, and a rule for `path` alone would change all its pictures.
 PAGE = """\
-<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" \
-viewBox="0 {top:.0f} {width:.0f} {height:.0f}">
+<svg xmlns="http://www.w3.org/2000/svg" class="micrograd" \
+width="{width:.0f}" height="{height:.0f}" viewBox="0 {top:.0f} {width:.0f} {height:.0f}">
 <style>
-path {{ fill: none; stroke: #555 }}
-rect, ellipse {{ fill: #fff; stroke: #222 }}
-text {{ font: 11px monospace; text-anchor: middle }}
+.micrograd path {{ fill: none; stroke: #555 }}
+.micrograd rect, .micrograd ellipse {{ fill: #fff; stroke: #222 }}
+.micrograd text {{ font: 11px monospace; text-anchor: middle }}
 </style>
 <marker id="tip" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto">\
 <path d="M0 1L8 4L0 7"/></marker>

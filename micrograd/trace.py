@@ -22,9 +22,10 @@ With them an embedding table can be trained: pass the numbers of the embeddings 
 their input_grads to the gradients of the table. A program may also return (loss, more, ...). Each
 row then gives such a tuple.
 
-What a trace cannot follow, as with jax.jit and torch.jit.trace: the way every `if` went and every
-number that is neither a parameter nor an input are constants from then on. Comparing Values or
-calling float() on one gives a warning with the line. Reading .data goes unnoticed.
+As with torch.jit.trace, only the operations on Values are recorded. An `if` goes the same way in
+every later call as it did for the example, and a number that is neither a parameter nor an input
+stays what it was. Comparing Values or calling float() on one gives a warning with the line.
+Reading .data goes unnoticed.
 """
 
 from __future__ import annotations

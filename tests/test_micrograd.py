@@ -351,6 +351,16 @@ def test_moons_are_numpys(numpy):
         assert row[2] == (1.0 if i >= 30 else -1.0)
 
 
+@pytest.mark.parametrize('n', [0, 1, 2, 3, 7])
+def test_any_number_of_moons(n):
+    """An odd number came out one short, and 2 and 3 divided by zero."""
+    rows = moons(n, noise=0.0)
+    targets = [target for _, _, target in rows]
+    assert (targets.count(-1.0), targets.count(1.0)) == (n // 2, n - n // 2)
+    assert n < 2 or (1.0, 0.0, -1.0) in rows  # both moons begin at an angle of 0
+    assert n < 1 or (0.0, 0.5, 1.0) in rows
+
+
 def test_spiral_has_three_arms():
     one_hots = [row[2:] for row in spiral(30)]
     assert [one_hot.index(1.0) for one_hot in one_hots] == [0, 1, 2] * 10
@@ -1163,6 +1173,14 @@ def test_a_neuron_is_a_sum_of_products_and_an_activation(act):
     assert worst.error < 1e-8
 
 
+def test_a_hidden_layer_may_have_one_neuron():
+    """Its result is a Value, over which the next layer tried to iterate."""
+    model = MLP(2, [1, 1], act='tanh')
+    hidden, last = (layer.neurons[0] for layer in model.layers)
+    assert model([0.5, -1.0]).data == last([hidden([0.5, -1.0])]).data
+    assert len(MLP(2, [1, 3])([0.5, -1.0])) == 3
+
+
 def test_state_goes_through_json_to_the_last_bit():
     random.seed(4)
     model = MLP(2, [3, 2], act='tanh')
@@ -1523,12 +1541,30 @@ def test_a_picture_before_backward_says_so():
     for text in draw_dot(y):
         assert 'backward' in text
         assert 'has not run' in text
-        assert 'grad 0' not in text
-        assert 'grad ?' in text or 'grad #63;' in text
+        assert 'grad 0.0000' in text
     y.backward()
     for text in draw_dot(y):
         assert 'has not run' not in text
         assert 'grad 3.0000' in text
+
+
+def test_a_picture_of_a_part_without_gradient_shows_the_numbers():
+    """Behind a relu that is off it said that backward() had not run, and hid the gradients."""
+    a = Value(2.0)
+    off = a * -1.0
+    (off.relu() + 3.0 * a).backward()
+    for text in draw_dot(off):
+        assert 'or the gradient is 0' in text
+        assert 'data 2.0000 | grad 3.0000' in text
+
+
+def test_the_style_of_a_picture_stays_inside_of_it():
+    """In a notebook the SVG is part of the page, and its rule for `path` held for all pictures."""
+    root = ElementTree.fromstring(draw_dot(Value(1.0) + 1).svg)
+    assert root.get('class') == 'micrograd'
+    for line in root.find('{*}style').text.strip().split('\n'):
+        selectors = line.split('{')[0].split(',')
+        assert all(selector.strip().startswith('.micrograd ') for selector in selectors)
 
 
 @pytest.fixture(scope='module')
@@ -1569,7 +1605,7 @@ def test_labels_cannot_break_out_of_their_boxes():
     label = 'a<b> "q" {x|y} \\ & \n#'
     drawing = draw_dot(Value(1.0, label=label) * 1)
     texts = [text.text for text in find_shapes(drawing.svg, 'text')]
-    assert f'{label} | data 1.0000 | grad ?' in texts
+    assert f'{label} | data 1.0000 | grad 0.0000' in texts
     assert '<' not in drawing.mermaid
     assert '\\' not in drawing.source
     # the four separators between the parts of boxes, three parts with a label and two without

@@ -24,6 +24,7 @@ import warnings
 from collections import Counter
 from itertools import chain, islice, pairwise
 from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 import regex
@@ -45,7 +46,7 @@ from tokenizer import (
     splitting,
     training,
 )
-from tokenizer.__main__ import main, visible
+from tokenizer.__main__ import main, parse, visible
 from tokenizer.splitting import (
     GPT2_PATTERN,
     GPT4_PATTERN,
@@ -508,6 +509,13 @@ def test_a_pattern_that_backtracks_does_not_hang(pattern, monkeypatch, tmp_path)
             tok.encode('a' * 29)
 
 
+@pytest.mark.parametrize('count', ['{9999}', '{9999,}', '{,9999}', '{0,9999}'])
+def test_nested_counts_are_refused(count):
+    """A {0,9999} made the product of the counts 0, which let all of them pass."""
+    with pytest.raises(ValueError, match='counted repeats'):
+        splitting.compile_pattern(f'((a{count}){count}){count}')
+
+
 # -----------------------------------------------------------------------------
 # the Tokenizer
 
@@ -534,6 +542,10 @@ def test_running_out_of_pairs_is_said_with_the_size_reached():
 def test_impossible_sizes_are_refused(size, special):
     with pytest.raises(ValueError, match='vocab_size'):
         Tokenizer(special_tokens=special).train('text', size)
+
+
+def test_special_tokens_may_be_any_mapping():
+    assert Tokenizer(special_tokens=MappingProxyType({'<|end|>': 256})).vocab_size == 257
 
 
 def test_special_tokens_must_stay_out_of_the_way_of_training():
@@ -779,6 +791,18 @@ def test_broken_models_of_minbpe_are_refused(lines, tmp_path):
     (tmp_path / 'x.model').write_text('minbpe v1\n\n0\n' + lines + '\n')
     with pytest.raises(ValueError, match=r'x\.model'):
         tokenizer.load(tmp_path / 'x.model')
+
+
+def test_a_file_with_the_short_name_of_a_vocabulary_is_that_vocabulary(tmp_path):
+    """gpt2.tiktoken got the pattern of GPT-4 without a word."""
+    published.write_tiktoken(Tokenizer(), tmp_path / 'gpt2.tiktoken')
+    with pytest.raises(ValueError, match=r'256 tokens, but r50k_base has 50256'):
+        tokenizer.load(tmp_path / 'gpt2.tiktoken')
+
+
+def test_blank_lines_in_a_tiktoken_file_are_skipped(tmp_path):
+    (tmp_path / 'x.tiktoken').write_bytes(b'IQ== 0\n\nIg== 1\n\n')
+    assert published.read_tiktoken(tmp_path / 'x.tiktoken') == {b'!': 0, b'"': 1}
 
 
 def test_tiktoken_ranks_there_and_back(tmp_path):
@@ -1033,6 +1057,28 @@ def test_links_devices_and_modes_survive(tmp_path):
     assert result.stdout == b'{\n"version": "bpe 1",'[:20]
 
 
+def test_the_cache_is_where_tiktoken_has_it(tmp_path, monkeypatch):
+    """tiktoken obeys two variables, and TIKTOKEN_CACHE_DIR goes first."""
+    for folder in 'old', 'new':
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / 'r50k_base.tiktoken').touch()
+    monkeypatch.delenv('TIKTOKEN_CACHE_DIR', raising=False)
+    monkeypatch.setenv('DATA_GYM_CACHE_DIR', str(tmp_path / 'old'))
+    assert published.find_published('gpt2').parent.name == 'old'
+    monkeypatch.setenv('TIKTOKEN_CACHE_DIR', str(tmp_path / 'new'))
+    assert published.find_published('gpt2').parent.name == 'new'
+
+
+def test_a_vocabulary_from_the_package_is_blamed_by_its_name(tmp_path, monkeypatch):
+    """The message began with "None:"."""
+    monkeypatch.setenv('TIKTOKEN_CACHE_DIR', str(tmp_path))
+    encoding_of_package = SimpleNamespace(_mergeable_ranks={b'a': 0})
+    package = SimpleNamespace(get_encoding=lambda name: encoding_of_package)
+    monkeypatch.setitem(sys.modules, 'tiktoken', package)
+    with pytest.raises(ValueError, match=r'^tiktoken: 1 tokens'):
+        pretrained('gpt2')
+
+
 # -----------------------------------------------------------------------------
 # the commands
 
@@ -1077,6 +1123,29 @@ def test_train_encode_decode(run, tmp_path, capsys):
         assert list(map(int, ids.split())) == tok.encode(sample, 'none')
         assert run('decode', '-t', path, stdin=ids.decode()) == (0, sample.encode())
     assert run('encode', '-t', path, '--special', 'all', stdin='<|end|>') == (0, b'299\n')
+
+
+def test_lines_end_at_line_ends_only(run, tmp_path):
+    """splitlines() also cut at a form feed, at \\x85 and at U+2028."""
+    (tmp_path / 'x.txt').write_text('a\fb\x85c\u2028d\re\r\nf\n' * 9, encoding='utf-8', newline='')
+    options = ['-n', 265, '--pattern', 'none', '-o', tmp_path / 'x.json']
+    assert run('train', tmp_path / 'x.txt', '--lines', *options)[0] == 0
+    tokens = Tokenizer.load(tmp_path / 'x.json').ranks
+    assert 'a\fb\x85c\u2028d'.encode() in tokens
+    assert not [token for token in tokens if len(token) > 1 and set(token) & set(b'\r\n')]
+
+
+def test_a_vocabulary_too_small_for_special_tokens_is_named(run, tmp_path, capsys):
+    """The message was "two tokens have the same id"."""
+    (tmp_path / 'x.txt').write_text('text')
+    options = ['--special-token', 'X', '-o', tmp_path / 'x.json']
+    assert run('train', tmp_path / 'x.txt', '-n', 100, *options)[0] == 2
+    assert '--vocab-size 100' in capsys.readouterr().err
+
+
+def test_an_unknown_number_of_cores_is_one(monkeypatch):
+    monkeypatch.setattr(os, 'cpu_count', lambda: None)
+    assert parse(['train', 'x']).processes == 1
 
 
 def test_files_before_between_and_after_the_options(run, tmp_path):

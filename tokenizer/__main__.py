@@ -87,8 +87,14 @@ def progress_bar(items: Iterable, **options: object) -> Iterable:
 def train(args: argparse.Namespace) -> None:
     """learn a vocabulary from text, and save it"""
     # special tokens get the last ids
-    first_special = args.vocab_size - len(args.special_token)
-    special_tokens = {text: first_special + i for i, text in enumerate(args.special_token)}
+    texts = list(dict.fromkeys(args.special_token))  # without repetitions
+    first_special = args.vocab_size - len(texts)
+    if first_special < 256:
+        raise ValueError(
+            f'--vocab-size {args.vocab_size} is too small: 256 bytes and {len(texts)} special '
+            f'tokens need {256 + len(texts)}'
+        )
+    special_tokens = {text: first_special + i for i, text in enumerate(texts)}
     pattern = PATTERNS.get(args.pattern, args.pattern)
     tokenizer = Tokenizer(pattern, special_tokens=special_tokens)
     tokenizer.train(
@@ -106,7 +112,8 @@ def training_texts(files: Iterable[str], lines: bool) -> Iterator[str | Path]:
     """Yield what `Tokenizer.train` takes: each line, or each file."""
     for file in files:
         if lines:
-            yield from read_text(file).splitlines()
+            # not splitlines(): it also cuts at form feeds and at characters such as U+2028
+            yield from re.split('\r\n|\r|\n', read_text(file))
         elif file == '-':
             yield read_text(file)
         else:
@@ -153,7 +160,7 @@ def merges(args: argparse.Namespace) -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
-    """print how many bytes per token some tokenizers need, and the published ones at hand"""
+    """compare tokenizers, and the published ones at hand, by their bytes per token"""
     text = read_all(args.files)
     print(f'{"tokenizer":30} {"vocabulary":>10} {"tokens":>10} {"bytes/token":>11}')
     for name in [*args.tokenizer, *filter(find_published, PUBLISHED)]:
@@ -205,7 +212,7 @@ def add_train_options(parser: Parser) -> None:
     add('--pattern', default='gpt4', help=patterns + default)
     add('--special-token', metavar='TEXT', action='append', default=[], help='may be repeated')
     add('--lines', action='store_true', help='each line is a text of its own; no token spans lines')
-    cores = os.cpu_count()
+    cores = os.cpu_count() or 1
     processes = 'processes that count the chunks of large files' + default
     add('--processes', metavar='N', type=int, default=cores, help=processes)
 

@@ -13,7 +13,7 @@ everywhere, and starts again. Encoding repeats these merges on another text in t
 they were learned.
 
 The rule for ties, on which every id depends: the pair with the highest count wins, and among pairs
-with equal counts the one that stands first in the text as it is by then. Pairs are counted with
+with equal counts the one that stands first in the text at that moment. Pairs are counted with
 overlaps ("aaa" holds the pair aa twice) but replaced from the left ("aaa" becomes [aa, a]).
 """
 
@@ -80,7 +80,7 @@ def train_naive(chunks: Iterable[bytes], num_merges: int) -> dict[Pair, int]:
 
 
 def encode_naive(chunk: bytes, merges: dict[Pair, int]) -> list[int]:
-    """The ids of a chunk: the merges are applied to it, the one that was learned first goes first.
+    """The ids of a chunk, after all merges in the order in which they were learned.
 
     >>> encode_naive(b'hugs', {(117, 103): 256, (104, 256): 257})
     [257, 115]

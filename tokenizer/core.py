@@ -62,7 +62,7 @@ class Tokenizer:
     def _set_vocabulary(
         self, pattern: str | None, special_tokens: Mapping[str, int], ranks: Mapping[bytes, int]
     ) -> None:
-        """Set all attributes. Nothing else sets them, so that none can contradict another."""
+        """Set all attributes together, so that none can contradict another."""
         check_vocabulary(special_tokens, ranks)
         self.pattern = pattern
         self.special_tokens = dict(special_tokens)
@@ -159,12 +159,19 @@ class Tokenizer:
         return self
 
     def _check_vocab_size(self, vocab_size: int, num_tokens: int) -> None:
-        lowest_special = min(self.special_tokens.values(), default=num_tokens)
-        if num_tokens < 256 or vocab_size > MAX_ID + 1 or lowest_special < num_tokens:
+        num_special = len(self.special_tokens)
+        if num_tokens < 256:
             raise ValueError(
-                f'vocab_size {vocab_size} must have room for 256 bytes and '
-                f'{len(self.special_tokens)} special tokens, whose ids must be {num_tokens} or '
-                'more, since those below are for the others'
+                f'vocab_size {vocab_size} is too small: 256 bytes and {num_special} special tokens '
+                f'need {256 + num_special}'
+            )
+        if vocab_size > MAX_ID + 1:
+            raise ValueError(f'vocab_size {vocab_size} is too large: at most {MAX_ID + 1}')
+        lowest_special = min(self.special_tokens.values(), default=num_tokens)
+        if lowest_special < num_tokens:
+            raise ValueError(
+                f'with vocab_size {vocab_size}, the ids of special tokens must be {num_tokens} or '
+                f'more, not {lowest_special}, since those below are for the other tokens'
             )
 
     # -------------------------------------------------------------------------
@@ -175,7 +182,8 @@ class Tokenizer:
 
         `allowed_special` says which special tokens count as such: "all", or a set of them. If the
         text holds another one, that is a ValueError, since a text from outside must not be able to
-        forge the end of a document. With "none", special tokens are ordinary text.
+        forge the end of a document. By default, "none_raise", each of them is such an error. With
+        "none", special tokens are ordinary text.
 
         >>> Tokenizer().train('aaab aaab', vocab_size=257).encode('aab')
         [256, 98]
@@ -198,7 +206,7 @@ class Tokenizer:
         return ids
 
     def _allowed_specials(self, allowed_special: str | Collection[str]) -> Collection[str] | None:
-        """The special tokens to look for; None if they are ordinary text."""
+        """The special tokens that the text may hold; None if they are ordinary text in it."""
         if not isinstance(allowed_special, str):
             return set(allowed_special)
         if allowed_special == 'all':
@@ -338,8 +346,8 @@ def _no_progress(items: Iterable, **_: object) -> Iterable:
 
 def check_vocabulary(special_tokens: Mapping[str, int], ranks: Mapping[bytes, int]) -> None:
     """Refuse a vocabulary that could not encode every text or decode every id."""
-    if not isinstance(special_tokens, dict):
-        raise ValueError('special_tokens must be a dict from texts to ids')
+    if not isinstance(special_tokens, Mapping):
+        raise ValueError('special_tokens must map texts to ids')
     for text in special_tokens:
         if not isinstance(text, str) or text == '' or clean(text) != text:
             raise ValueError(f'special token {text!r} is not a text of whole characters')

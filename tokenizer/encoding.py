@@ -97,7 +97,7 @@ def recover_merges(ranks: Mapping[bytes, int]) -> dict[Pair, int]:
 
 
 def find_pair(token: bytes, ranks: Mapping[bytes, int]) -> Pair:
-    """The two tokens that were merged into this one: all that the merges before it could make."""
+    """The two tokens that were merged into this one: what all earlier merges leave of it."""
     parts = merge_bytes(token, ranks, below=ranks[token])
     if len(parts) != 2:
         raise ValueError(

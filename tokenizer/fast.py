@@ -47,7 +47,9 @@ WORD = re.compile(r'\s*\S+(?:[^\S ]\s*\S*)*|\s+')
 
 
 class Memo(dict):
-    """A dict that computes what it does not hold. It is bounded: when it is full, it is emptied.
+    """A dict that computes what it does not hold, and keeps it if the text is short.
+
+    It is bounded: when it is full, it is emptied.
 
     >>> lengths = Memo(len)
     >>> lengths['four'], lengths
@@ -113,7 +115,7 @@ def pages(text: str, pattern: str | None) -> Iterable[str]:
 def count_chunks_fast(
     texts: Iterable[str], pattern: str | None, processes: int = 1
 ) -> dict[str, int]:
-    """What `splitting.count_chunks` returns. Several processes count one text each at a time."""
+    """What `splitting.count_chunks` returns. With several processes, each counts whole texts."""
     if processes > 1:
         return count_in_processes(texts, pattern, processes)
     split = fast_splitter(pattern)
@@ -197,7 +199,7 @@ def one_of(characters: Iterable[str]) -> str:
 
 
 def characters_with_first_byte(byte: int) -> str:
-    """The range of characters whose UTF-8 begins with a byte: 0xC3 -> "À-ÿ"."""
+    """The range of characters whose UTF-8 begins with a byte: 0xC3 -> "À-ÿ", as escapes."""
     if byte < 0xE0:
         first, size = (byte & 0x1F) << 6, 1 << 6
     elif byte < 0xF0:

@@ -34,7 +34,7 @@ def load(path: str | os.PathLike) -> Tokenizer:
         return pretrained(name)
     path = Path(path)
     if path.suffix == '.tiktoken':
-        if path.stem in PUBLISHED:
+        if path.stem in PUBLISHED or path.stem in ALIASES:
             return pretrained(path.stem, path)
         return Tokenizer(ranks=read_tiktoken(path))
     if path.suffix == '.model':
@@ -43,10 +43,10 @@ def load(path: str | os.PathLike) -> Tokenizer:
 
 
 def spell_bytes() -> dict[int, str]:
-    """The characters for the bytes 0 to 255 in Hugging Face's files, for `str.translate`.
+    """The characters for unprintable bytes in Hugging Face's files, for `str.translate`.
 
-    As in GPT-2, printable bytes stand for themselves, and the others are numbered from 256 on, so
-    that a space is "Ġ".
+    As in GPT-2, printable bytes stand for themselves, so they are not in the table. The others are
+    numbered from 256 on, so that a space is "Ġ".
 
     >>> spell_bytes()[ord(' ')]
     'Ġ'

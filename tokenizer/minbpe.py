@@ -1,6 +1,10 @@
 """
 The file format and the class names of karpathy/minbpe, so that the lecture's code runs.
 
+Three things differ. `verbose` is a keyword, as in `train(text, 512, verbose=True)`. With a set as
+`allowed_special`, other special tokens in the text are an error and not ordinary text. And a
+special token that is not allowed is a ValueError, not an AssertionError.
+
     from tokenizer import RegexTokenizer
 
     tok = RegexTokenizer()

@@ -66,6 +66,8 @@ def read_tiktoken(path: str | os.PathLike) -> dict[bytes, int]:
     ranks = {}
     try:
         for line in Path(path).read_bytes().splitlines():
+            if not line:
+                continue
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)
     except ValueError as error:
@@ -88,7 +90,10 @@ def write_tiktoken(tokenizer: Tokenizer, path: str | os.PathLike) -> None:
 
 
 def find_published(name: str, path: str | os.PathLike | None = None) -> Path | None:
-    """The file of a published vocabulary: at `path`, or in tiktoken's cache; None if there is none.
+    """The file of a published vocabulary: `path`, whether it exists or not, or one in the cache.
+
+    `path` may be the folder with NAME.tiktoken. None if no path is given and the cache of tiktoken
+    does not have the file.
 
     >>> find_published('gpt2', 'downloads/r50k_base.tiktoken').name
     'r50k_base.tiktoken'
@@ -101,8 +106,10 @@ def find_published(name: str, path: str | os.PathLike | None = None) -> Path | N
 
 
 def _find_in_cache(name: str) -> Path | None:
-    default_cache = Path(tempfile.gettempdir(), 'data-gym-cache')
-    cache = Path(os.environ.get('TIKTOKEN_CACHE_DIR') or default_cache)
+    # as in tiktoken, where the second of the two variables has priority
+    cache = Path(tempfile.gettempdir(), 'data-gym-cache')
+    for variable in ('DATA_GYM_CACHE_DIR', 'TIKTOKEN_CACHE_DIR'):
+        cache = Path(os.environ.get(variable) or cache)
     for file in (cache / PUBLISHED[name].cache_name, cache / f'{name}.tiktoken'):
         if file.is_file():
             return file
@@ -127,7 +134,8 @@ def pretrained(name: str, path: str | os.PathLike | None = None) -> Tokenizer:
     file = find_published(name, path)
     ranks = read_tiktoken(file) if file else _ask_tiktoken(name)
     if len(ranks) != published.num_ranks:
-        raise ValueError(f'{file}: {len(ranks)} tokens, but {name} has {published.num_ranks}')
+        source = file or 'tiktoken'
+        raise ValueError(f'{source}: {len(ranks)} tokens, but {name} has {published.num_ranks}')
     return Tokenizer(published.pattern, special_tokens=published.special_tokens, ranks=ranks)
 
 

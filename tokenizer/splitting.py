@@ -78,8 +78,10 @@ def compile_pattern(pattern: str) -> regex.Pattern:
     """The compiled pattern; a ValueError if it is none, or if it would fill the memory."""
     if not isinstance(pattern, str):
         raise ValueError(f'pattern {pattern!r} is not a string')
-    # `regex` writes counted repeats out: those of ((a{9999}){9999}){9999} would fill any memory
-    repeats = math.prod(map(int, re.findall(r'[{,]\s*(\d+)', pattern)))
+    # `regex` writes counted repeats out: those of ((a{9999}){9999}){9999} would fill any memory.
+    # A 0 counts as 1, or {0,9999} would make the product 0.
+    counts = map(int, re.findall(r'[{,]\s*(\d+)', pattern))
+    repeats = math.prod(max(n, 1) for n in counts)
     if repeats > 100_000:
         raise ValueError(f'pattern {pattern[:60]!r} has too many counted repeats: {repeats:,}')
     try:
@@ -178,8 +180,8 @@ def read_texts(
 def count_chunks(texts: Iterable[str], pattern: str | None) -> dict[str, int]:
     """How often each chunk occurs, in the order of first appearance, which decides ties.
 
-    >>> count_chunks(['a b b'], GPT2_PATTERN)
-    Counter({' b': 2, 'a': 1})
+    >>> list(count_chunks(['a b b'], GPT2_PATTERN).items())
+    [('a', 1), (' b', 2)]
     """
     split = splitter(pattern)
     return Counter(chain.from_iterable(split(clean(text)) for text in texts))

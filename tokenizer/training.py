@@ -108,8 +108,8 @@ class PairTable:
         """Replace a pair by a new id everywhere, and correct the counts beside it."""
         left_id, right_id = pair
         ids = self.ids
-        # Where the new pairs begin: with the neighbour on the left of a merge, and with the new id
-        # if the neighbour is on the right.
+        # The places where new pairs begin. (neighbour, new id) begins at the left neighbour of a
+        # merge, and (new id, neighbour) begins at the new id itself.
         places_by_left_neighbour = defaultdict(list)
         places_by_right_neighbour = defaultdict(list)
         for place in self.places.pop(pair):

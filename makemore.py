@@ -2703,4 +2703,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    exit_code = main()
+    gc.disable()  # a search for garbage at exit would go through all of torch, and find nothing
+    sys.exit(exit_code)

@@ -211,6 +211,7 @@ def messy_list(n):
     return texts, ''.join(parts)
 
 
+@pytest.mark.slow
 def test_a_large_messy_file_against_plain_python(load):
     """60,000 lines with repetitions: lines, splits, removed lines and classes, all by lists.
 
@@ -246,6 +247,7 @@ def test_a_large_messy_file_against_plain_python(load):
     assert dataset.classify(asked) == [*classes, 'new', 'new', 'empty']
 
 
+@pytest.mark.slow
 def test_a_million_lines_are_split_like_a_few(load):
     """Once torch shuffled more than a million lines, and another split came out."""
     n = 1_000_002

@@ -17,6 +17,8 @@ from forks import assert_loads, assert_one_line, contents, small_run
 
 import makemore
 
+pytestmark = pytest.mark.slow  # each is quick, but there are many
+
 pytest_plugins = ['fork_fixtures']
 
 needs_root = pytest.mark.skipif(

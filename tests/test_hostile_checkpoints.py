@@ -26,6 +26,8 @@ from forks import assert_one_line, contents, write_note
 import makemore
 from tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow  # each is quick, but there are many
+
 pytest_plugins = ['fork_fixtures']
 
 MEGABYTE = 2**20

@@ -20,6 +20,8 @@ from forks import assert_one_line
 
 import makemore
 
+pytestmark = pytest.mark.slow  # each is quick, but there are many
+
 pytest_plugins = ['fork_fixtures']
 
 SETTINGS = makemore.SETTINGS

@@ -12,6 +12,8 @@ from odd_texts import TEXTS, encoded_text
 
 import makemore
 
+pytestmark = pytest.mark.slow  # each is quick, but there are many
+
 pytest_plugins = ['fork_fixtures']
 
 MEGABYTE = 2**20

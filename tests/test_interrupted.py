@@ -15,6 +15,8 @@ import pytest
 from comparing import checkpoint, differences, same_run
 from forks import assert_loads, assert_one_line, small_run
 
+pytestmark = pytest.mark.slow  # each is quick, but there are many
+
 pytest_plugins = ['fork_fixtures']
 
 # -----------------------------------------------------------------------------

@@ -16,6 +16,8 @@ import torch
 import makemore
 from makemore_extras import longtext
 
+pytestmark = pytest.mark.slow  # each is quick, but there are many
+
 VERBS = ['say', 'do', 'hear', 'see']
 SPEECHES = [
     f'SPEAKER {"ABCDEFG"[i % 7]}:\nWhat is it that you {VERBS[i % 4]}, good sir?\n\n'

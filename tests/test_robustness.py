@@ -16,6 +16,8 @@ from comparing import checkpoint, differences
 
 import makemore
 
+pytestmark = pytest.mark.slow  # each is quick, but there are many
+
 PROGRAM = Path(makemore.__file__)
 SMALL = ['--n-embd', '8', '--n-hidden', '8', '--max-steps', '6', '--num-samples', '2']
 

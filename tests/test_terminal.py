@@ -14,6 +14,8 @@ import pytest
 from comparing import same_run
 from forks import assert_loads, small_run
 
+pytestmark = pytest.mark.slow  # each is quick, but there are many
+
 pytest_plugins = ['fork_fixtures']
 
 EVIL = ['\x1b]0;owned\x07a', '\x1b[2Jb', '\x9b31mc', 'd\x08\x08e', 'f\x00g', 'h\x7fi', '\x1bcj']

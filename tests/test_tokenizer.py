@@ -490,6 +490,7 @@ def test_no_pattern_loses_text(pattern):
         assert ''.join(splitting.splitter(pattern)(sample)) == sample
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('both_ways')
 @pytest.mark.parametrize('pattern', [r'(?:(?:a|a)+)+(?=!)', r'(?:a|aa)+$|(?:\w|\w\w)+#', r'(a+)+$'])
 def test_a_pattern_that_backtracks_does_not_hang(pattern, monkeypatch, tmp_path):
@@ -898,6 +899,7 @@ TIKTOKEN = TIKTOKEN.split('\n')[1:-1]
 LARGE = ('english', 'code', 'multi')  # three megabytes each
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'line',
     [pytest.param(x, marks=pytest.mark.slow) if x.startswith(LARGE) else x for x in TIKTOKEN],
@@ -907,6 +909,7 @@ def test_equal_to_tiktoken_id_by_id(line, get_published):
     check_digest(line, get_published)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'line', [x for x in TIKTOKEN if not x.startswith(LARGE)], ids=lambda line: line[:28]
 )

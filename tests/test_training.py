@@ -76,6 +76,7 @@ def nats_of(model, dataset, text):
     return -sum(logp[t, target].item() for t, target in enumerate(tokens[1:]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model_type', ALL)
 def test_the_losses_are_exact(model_type, finished, names):
     """Line by line, without padding and batches: the loss of every split in result.json."""
@@ -341,6 +342,7 @@ def test_a_missing_tensorboard_is_reported_in_one_line(have_extras, train, monke
 # interrupted and resumed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model_type', TRAINED)
 def test_an_interruption_changes_nothing(model_type, train, run, at_step, tmp_path):
     """12 steps at once, and 12 steps with a SIGTERM in the 8th: the same run, bit for bit."""
@@ -568,6 +570,7 @@ def test_a_learning_rate_that_is_far_too_high(train):
 # checkpoints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model_type', ALL)
 def test_sampling_needs_only_the_folder_and_leaves_it_alone(model_type, finished, run, monkeypatch):
     """It neither reads the data nor needs the settings typed again."""
@@ -678,6 +681,7 @@ def copied(finished, tmp_path):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('have_extras', [True, False])
 @pytest.mark.parametrize('how', DAMAGED)
 def test_a_damaged_checkpoint_is_reported_in_one_line(how, have_extras, copied, run, monkeypatch):

@@ -145,7 +145,7 @@ def smooth_curve(ys: list[float]) -> list[float]:
 def find_lr(take_step: Callable[[float], float], n_steps: int = 300) -> list[str]:
     """Take steps with ever larger learning rates; the curve of the loss and a proposal, as lines.
 
-    First the loss falls faster and faster, then it explodes. A good rate lies well before that.
+    First the loss falls faster and faster, then it explodes. A good rate is well below that.
     """
     exponents = torch.linspace(-5, 0, n_steps).tolist()
     losses = []

@@ -659,7 +659,7 @@ DAMAGED = {
     'a tensor of another shape': change('model', 'h2h.weight', to=torch.zeros(3, 3)),
     'no tensor': change('model', 'h2h.weight', to='zeros'),
     'a model that is a tensor': change('model', to=torch.zeros(2)),
-    'a best loss that is no number': change('best_loss', to='good'),
+    'a best loss that is not a number': change('best_loss', to='good'),
 }
 
 

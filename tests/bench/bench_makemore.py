@@ -12,7 +12,7 @@ numbers are medians. CPU time is what counts; wall time is shown below it. The l
 are the floor that the project has set itself, and whether it is met.
 
 Without a peer our own column is measured alone. The rows of nanoGPT's recipe need the file
-tinyshakespeare.txt in the folder that MAKEMORE_DATA names. Whatever a row writes lies in a
+tinyshakespeare.txt in the folder that MAKEMORE_DATA names. What a row writes goes into a
 temporary folder.
 """
 

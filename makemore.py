@@ -95,6 +95,9 @@ SPLITS = ('honest', 'lecture', 'all')
 SMOOTHING_HELP = 'ngram: kn (interpolated Kneser-Ney) or add:K (add K to every count)'
 BACKPROP_METHODS = ('autograd', 'manual', 'micrograd')
 
+# What people type for --type, and the name that the model has here.
+OTHER_NAMES = {'cnn': 'wavenet is the convolutional model'}
+
 
 def option(
     group: str, default: Any, help: str, limits: tuple | None = None, **metadata: Any
@@ -218,6 +221,8 @@ def check_value(name: str, value: Any) -> Any:
     choices = list(MODELS) if name == 'type' else SETTINGS[name].metadata.get('choices')
     if choices and value not in choices:
         hint = suggest(value, choices)
+        if name == 'type' and value in OTHER_NAMES:
+            hint = f', {OTHER_NAMES[value]}'
         raise UserError(f'{flag_of(name)} {value}: unknown{hint}; choose {", ".join(choices)}')
     return value
 
@@ -2155,7 +2160,7 @@ def diagnosed_step(run: Run, net: nn.Module, lr: float, writer: Any) -> tuple[fl
     loss, grad_norm = train_step(run, net, lr)
     reports = [
         diagnostics.activation_report(activations),
-        diagnostics.update_report(run.model, old_matrices),
+        diagnostics.update_report(run.model, old_matrices, lr / run.config.learning_rate),
     ]
     for found in reports:
         for line in found.lines:
@@ -2576,7 +2581,7 @@ def check_backprop_main(cli_args: dict[str, Any]) -> int:
     backward = choose_backward(run)
     x, y, _ = get_batch(run.dataset, run.config, 0)
     comparison = backprop.compare_gradients(run.model, backward_autograd, backward, x, y)
-    for line in comparison.lines:
+    for line in [*comparison.lines, comparison.explanation]:
         print_result(line)
     return 0 if comparison.all_close else 1
 

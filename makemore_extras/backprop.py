@@ -219,10 +219,11 @@ def make_backward(method: str, model_type: str, model: nn.Module) -> Callable:
 
 
 class Comparison(NamedTuple):
-    """A line for each parameter, and whether all gradients are about the same."""
+    """A line for each parameter, whether all are about the same, and what that means."""
 
     lines: list[str]
     all_close: bool
+    explanation: str
 
 
 def compare_gradients(
@@ -237,7 +238,8 @@ def compare_gradients(
         model.zero_grad(set_to_none=True)
 
     lines = []
-    all_close = True
+    wrong = []
+    all_exact = True
     for (name, _), a, b in zip(model.named_parameters(), *gradients, strict=True):
         exact = torch.equal(a, b)
         close = torch.allclose(a, b, rtol=1e-4, atol=1e-7)
@@ -245,5 +247,23 @@ def compare_gradients(
         lines.append(
             f'{name:20} | exact: {exact!s:5} | approximate: {close!s:5} | maxdiff: {maxdiff:.3g}'
         )
-        all_close = all_close and close
-    return Comparison(lines, all_close)
+        all_exact = all_exact and exact
+        if not close:
+            wrong.append(name)
+    return Comparison(lines, not wrong, explain_comparison(all_exact, wrong))
+
+
+def explain_comparison(all_exact: bool, wrong: list[str]) -> str:
+    """What the comparison says about the gradients; `wrong` are the names of those too far off."""
+    if wrong:
+        # gradients flow from the last layer to the first, and take a mistake along
+        return (
+            f'{wrong[-1]} is the wrong one nearest to the loss: look for the mistake in its rule, '
+            'or in that of a layer between it and the loss'
+        )
+    if all_exact:
+        return 'all gradients are equal, bit for bit'
+    return (
+        'all gradients are right. Approximate is as good as exact: both ways compute the same '
+        'sums, but in another order, and float32 keeps about 7 digits of every result on the way'
+    )

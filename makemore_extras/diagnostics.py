@@ -97,8 +97,14 @@ def copy_matrices(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.ndim == 2}
 
 
-def update_report(model: nn.Module, old_matrices: dict[str, torch.Tensor]) -> Report:
-    """How large the gradients are, and how far the last step moved every matrix."""
+def update_report(
+    model: nn.Module, old_matrices: dict[str, torch.Tensor], lr_share: float = 1.0
+) -> Report:
+    """How large the gradients are, and how far the last step moved every matrix.
+
+    An update is proportional to the learning rate, so the guide of 10**-3 holds at its peak only;
+    lr_share is the learning rate of this step, divided by that of the peak.
+    """
     report = Report()
     report.scalars['log10 update to data/guide'] = GOOD_UPDATE
     for name, old in old_matrices.items():
@@ -108,13 +114,22 @@ def update_report(model: nn.Module, old_matrices: dict[str, torch.Tensor]) -> Re
         grad_ratio = (grad.std() / old.std()).item()
         update_ratio = (update.std() / old.std()).log10().item()
         report.lines.append(
-            f'{name:20} | grad:data {grad_ratio:.2e} | '
-            f'update:data 10**{update_ratio:.1f}, about -3 is good'
+            f'{name:20} | grad:data {grad_ratio:.2e} | update:data 10**{update_ratio:.1f}'
         )
         report.scalars[f'grad to data/{name}'] = grad_ratio
         report.scalars[f'log10 update to data/{name}'] = update_ratio
         report.histograms[f'gradient/{name}'] = grad
+    report.lines.append(explain_guide(lr_share))
     return report
+
+
+def explain_guide(lr_share: float) -> str:
+    """Which update:data ratio is good at this share of the peak learning rate."""
+    line = f'update:data of about 10**{GOOD_UPDATE:.0f} is good at the peak learning rate'
+    if 0 < lr_share < 0.9:
+        guide = GOOD_UPDATE + math.log10(lr_share)
+        line += f'; now it is at {100 * lr_share:.2g} % of it, so about 10**{guide:.1f}'
+    return line
 
 
 # -----------------------------------------------------------------------------

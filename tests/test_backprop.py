@@ -59,10 +59,11 @@ def test_the_rule_of_batch_norm_for_both_ways_to_divide(correction):
 @pytest.mark.parametrize('method, model_type', COMBINATIONS)
 def test_check_backprop_agrees_and_leaves_nothing_behind(method, model_type, train):
     result = train(model_type, '--check-backprop', '--backprop', method)
-    lines = result.out.splitlines()
+    *lines, explanation = result.out.splitlines()
     assert result.code == 0
     assert len(lines) > 0
     assert all('approximate: True' in line for line in lines)
+    assert 'all gradients are ' in explanation
     assert os.listdir() == []
 
 
@@ -78,6 +79,17 @@ def test_check_backprop_ends_with_1_if_a_rule_is_wrong(train, monkeypatch):
     result = train('mlp', '--check-backprop')
     assert result.code == 1
     assert 'approximate: False' in result.out
+    # the head is behind the tanh, and right; the mistake goes into everything before it
+    assert 'net.2.bias is the wrong one nearest to the loss' in result.out
+
+
+def test_the_report_says_why_approximate_is_right():
+    """`exact: False` in every line looked like a failure."""
+    exact = backprop.explain_comparison(True, [])
+    approximate = backprop.explain_comparison(False, [])
+    assert exact == 'all gradients are equal, bit for bit'
+    assert 'Approximate is as good as exact' in approximate
+    assert 'in another order' in approximate
 
 
 @pytest.mark.parametrize('method, model_type', COMBINATIONS)

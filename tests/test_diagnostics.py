@@ -87,11 +87,35 @@ def test_the_report_of_an_update_has_its_size():
     with torch.no_grad():
         model.weight.mul_(1.001)
     report = diagnostics.update_report(model, old)
-    (line,) = report.lines
+    line, guide = report.lines
     assert line.startswith('weight ')
-    assert 'grad:data 2.00e+00 | update:data 10**-3.0, about -3 is good' in line
+    assert 'grad:data 2.00e+00 | update:data 10**-3.0' in line
+    assert guide == 'update:data of about 10**-3 is good at the peak learning rate'
     assert report.scalars['log10 update to data/weight'] == pytest.approx(-3, abs=1e-3)
     assert report.scalars['grad to data/weight'] == pytest.approx(2, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ('lr_share', 'ending'),
+    [
+        (1.0, 'is good at the peak learning rate'),
+        (0.1, '; now it is at 10 % of it, so about 10**-4.0'),
+        (0.0, 'is good at the peak learning rate'),
+    ],
+)
+def test_the_guide_for_updates_knows_that_the_rate_has_decayed(lr_share, ending):
+    """Late in a run every ratio was far below -3, and the report still said "about -3 is good"
+    as if the learning rate had not decayed.
+    """
+    assert diagnostics.explain_guide(lr_share).endswith(ending)
+
+
+def test_late_in_a_run_the_guide_is_lower(train):
+    result = train('mlp', '-o', 'x', '--diagnose', 8, max_steps=10, warmup=0)
+    first, late = [line for line in result.err.splitlines() if 'is good at the peak' in line]
+    assert first.endswith('is good at the peak learning rate')
+    # after 8 of 10 steps, a cosine from 1 to 0 is at (1 + cos(0.8 pi)) / 2
+    assert late.endswith('now it is at 9.5 % of it, so about 10**-4.0')
 
 
 # -----------------------------------------------------------------------------

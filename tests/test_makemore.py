@@ -107,6 +107,7 @@ MISTAKES = {
     '--nlayer 3': ['--nlayer', '--n-layer'],
     '--type transfomer': ['transfomer', 'did you mean transformer'],
     '--type MLP': ['MLP', 'mlp'],
+    '--type cnn': ['cnn', 'wavenet is the convolutional model'],
     '--type zzz': ['zzz', 'bigram', 'bn-mlp'],
     '--type (': ['(', 'bigram'],
     '--resume --type trnsformer': ['trnsformer', 'transformer'],

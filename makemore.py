@@ -31,6 +31,7 @@ import re
 import reprlib
 import shlex
 import signal
+import string
 import sys
 import sysconfig
 import time
@@ -819,9 +820,14 @@ def cut_spans(spans: Spans, size: int) -> Spans:
     return Spans(starts, lengths.clamp(max=size))
 
 
+def name_input(path: str) -> str:
+    """An --input-file as it is named in a message."""
+    return 'standard input' if path == '-' else path
+
+
 def describe_dataset(config: Config, dataset: CharDataset) -> str:
     """Two lines for the log: size of the input, size of each split."""
-    name = 'standard input' if config.input_file == '-' else config.input_file
+    name = name_input(config.input_file)
     size = f'{len(dataset.tokens):,} tokens, vocabulary of {dataset.vocab_size:,}'
     if dataset.is_text:
         n_train = dataset.max_len
@@ -1889,8 +1895,8 @@ def damage_reported(path: Path) -> Iterator[None]:
         raise UserError(f'{path} is not a checkpoint, or is damaged: {reason}') from None
 
 
-def load_checkpoint(path: Path, cli_args: dict | None = None) -> tuple[Run, Any]:
-    """The run in a checkpoint, with the flags that were given, and the state of its optimizer.
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The content of a checkpoint, and its settings, checked.
 
     Only tensors and plain types are loaded (weights_only), so that no code in the file is run.
     """
@@ -1905,6 +1911,12 @@ def load_checkpoint(path: Path, cli_args: dict | None = None) -> tuple[Run, Any]
         for name, value in content['settings'].items():
             if SETTINGS[name].metadata['group'] in SAVED_GROUPS:
                 settings[name] = check_value(name, value)
+    return content, settings
+
+
+def load_checkpoint(path: Path, cli_args: dict | None = None) -> tuple[Run, Any]:
+    """The run in a checkpoint, with the flags that were given, and the state of its optimizer."""
+    content, settings = read_checkpoint(path)
     config = resolve_config(cli_args or {}, settings)
     with damage_reported(path):
         run = build_run(content, config, path.parent)
@@ -1935,29 +1947,49 @@ def build_run(content: dict[str, Any], config: Config, folder: Path) -> Run:
 
 
 def load(folder: str = 'out', device: str = 'cpu') -> tuple[LanguageModel, CharDataset]:
-    """Model and data set of a run, ready to sample: model, dataset = load('out/transformer').
+    """Model and data set of a run, ready to sample: model, dataset = load('out/names-gru').
 
     For a folder with several runs, those of the newest.
     """
-    path = find_run(folder, None, 'best.pt') / 'best.pt'
+    path = find_run({'work_dir': folder}, 'best.pt') / 'best.pt'
     run, _ = load_checkpoint(path)
     return run.model.to(device).eval(), run.dataset
 
 
-def find_run(work_dir: str | None, model_type: str | None, name: str) -> Path:
-    """work_dir if it contains the file, else the newest run below it (default: below out/)."""
-    folder = Path(work_dir or 'out')
+def is_same_list(path: str, other: str) -> bool:
+    """Whether two values of --input-file name the same file."""
+    return os.path.abspath(path) == os.path.abspath(other)
+
+
+def is_wanted(path: Path, wanted: dict[str, Any]) -> bool:
+    """Whether a checkpoint has the wanted type, and was trained on the wanted list."""
+    try:
+        _, settings = read_checkpoint(path)
+    except UserError:  # damaged
+        return False
+    found = {**settings, **wanted}
+    on_list = is_same_list(found['input_file'], settings['input_file'])
+    return on_list and found['type'] == settings['type']
+
+
+def find_run(cli_args: dict[str, Any], name: str) -> Path:
+    """The folder of the run that the flags mean: the one that has a file with this name.
+
+    It is -o itself, or the newest run below it (default: below out/), of the --type and on the
+    list that were given.
+    """
+    folder = Path(cli_args.get('work_dir') or 'out')
     if (folder / name).exists():
         return folder
     paths = list(folder.glob(f'*/{name}'))
-    of_type = ''
-    if model_type:  # folders are called mlp, mlp-2, ...
-        of_type = f' of type {model_type}'
-        folder_name = re.compile(rf'{re.escape(model_type)}(-\d+)?')
-        paths = [path for path in paths if folder_name.fullmatch(path.parent.name)]
-    if not paths:
-        raise UserError(f'{folder} has no run{of_type} with a {name}: train one first')
-    return max(paths, key=lambda path: path.stat().st_mtime_ns).parent
+    paths.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    wanted = {key: cli_args[key] for key in ('type', 'input_file') if key in cli_args}
+    for path in paths:
+        if not wanted or is_wanted(path, wanted):
+            return path.parent
+    of_type = f' of type {wanted["type"]}' if 'type' in wanted else ''
+    on_list = f' on {name_input(wanted["input_file"])}' if 'input_file' in wanted else ''
+    raise UserError(f'{folder} has no run{of_type}{on_list} with a {name}: train one first')
 
 
 def check_work_dir(config: Config):
@@ -1987,7 +2019,7 @@ def claim_run_dir(config: Config) -> tuple[Path, Any]:
     lock = None
     claimed = [None]
     if get_rank() == 0:
-        folder = Path(config.work_dir) if config.work_dir else make_numbered_dir(config.type)
+        folder = Path(config.work_dir) if config.work_dir else make_numbered_dir(name_run(config))
         folder.mkdir(parents=True, exist_ok=True)
         lock = lock_run_dir(folder)
         check_work_dir(config)  # another run may have ended here since the first look
@@ -2000,8 +2032,20 @@ def claim_run_dir(config: Config) -> tuple[Path, Any]:
     return claimed[0], lock
 
 
+def name_run(config: Config) -> str:
+    """The name of a run's folder, from its list and its type: towns.txt -> towns-gru."""
+    stem = 'stdin' if config.input_file == '-' else Path(config.input_file).stem
+    unsafe = set(string.punctuation) - set('._-')
+    safe = ''
+    for ch in stem:
+        is_safe = ch.isprintable() and not ch.isspace() and ch not in unsafe
+        safe += ch if is_safe else '_'
+    safe = safe[:40].strip('._-')  # a name that begins with a dot is hidden, with - is a flag
+    return f'{safe or "list"}-{config.type}'
+
+
 def make_numbered_dir(name: str) -> Path:
-    """A new folder under out/: out/mlp, or out/mlp-2 if there is one already, and so on."""
+    """A new folder under out/: towns-gru, or towns-gru-2 if there is one already, and so on."""
     for number in itertools.count(1):
         folder = Path('out') / (name if number == 1 else f'{name}-{number}')
         with contextlib.suppress(FileExistsError):
@@ -2487,7 +2531,7 @@ def new_run(cli_args: dict[str, Any], device: torch.device) -> tuple[Run, Any]:
 
 def resume_run(cli_args: dict[str, Any], device: torch.device) -> tuple[Run, Any]:
     """The run in the work dir, as it was when last.pt was saved, and the lock of its folder."""
-    folder = find_run(cli_args.get('work_dir'), cli_args.get('type'), 'last.pt')
+    folder = find_run(cli_args, 'last.pt')
     lock = lock_run_dir(folder) if get_rank() == 0 else None
     run, optimizer_state = load_checkpoint(folder / 'last.pt', cli_args)
     saved = run.dataset.state()
@@ -2601,12 +2645,17 @@ def find_lr_main(cli_args: dict[str, Any], device: torch.device) -> int:
 
 def sample_main(cli_args: dict[str, Any], device: torch.device) -> int:
     """Print samples of the run in the work dir to stdout; nothing is written."""
-    folder = find_run(cli_args.get('work_dir'), cli_args.get('type'), 'best.pt')
-    run, _ = load_checkpoint(folder / 'best.pt', cli_args)
+    folder = find_run(cli_args, 'best.pt')
+    kept_args = {key: value for key, value in cli_args.items() if key != 'input_file'}
+    run, _ = load_checkpoint(folder / 'best.pt', kept_args)
     config = run.config
+    list_name = name_input(config.input_file)
+    typed_file = cli_args.get('input_file', config.input_file)
+    if not is_same_list(typed_file, config.input_file):
+        raise UserError(f'{folder} was trained on {list_name}, not on {typed_file}')
     torch.set_num_threads(config.threads or 1)
     model = run.model if run.model.is_counted else run.model.to(device)
-    print0(f'{folder}: {config.type}, step {run.step}, dev loss {run.best_loss:.4f}')
+    print0(f'{folder}: {config.type} on {list_name}, step {run.step}, dev loss {run.best_loss:.4f}')
     options = sampling_options(config)
     if run.dataset.is_text:
         for piece in stream_text(model, run.dataset, **options):

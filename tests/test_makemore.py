@@ -349,13 +349,13 @@ def test_each_run_gets_its_own_folder(train, run):
     """
     for model_type in ('bigram', 'mlp', 'bigram'):
         assert train(model_type).code == 0
-    folders = ['bigram', 'bigram-2', 'mlp']
+    folders = ['names-bigram', 'names-bigram-2', 'names-mlp']
     assert sorted(path.name for path in Path('out').iterdir()) == folders
 
     newest_of = [
-        ([], 'out/bigram-2'),
-        (['--type', 'mlp'], 'out/mlp'),
-        (['--type', 'bigram'], 'out/bigram-2'),
+        ([], 'out/names-bigram-2'),
+        (['--type', 'mlp'], 'out/names-mlp'),
+        (['--type', 'bigram'], 'out/names-bigram-2'),
     ]
     for args, newest in newest_of:
         sampled = run('--sample-only', *args)
@@ -364,16 +364,59 @@ def test_each_run_gets_its_own_folder(train, run):
         resumed = run('--resume', *args)
         assert resumed.code == 0
         assert newest in resumed.err
-        assert run('--resume', '-o', 'out/bigram-2').code == 0  # makes it the newest again
+        assert run('--resume', '-o', 'out/names-bigram-2').code == 0  # makes it the newest again
     assert sorted(path.name for path in Path('out').iterdir()) == folders
 
 
 def test_a_type_whose_name_is_part_of_another(train, run):
-    """mlp and bn-mlp, rnn and rnn-2: the name of the folder has to match as a whole."""
+    """mlp and bn-mlp: the type is looked up in the checkpoint, whatever the folder is called."""
     assert train('mlp').code == 0
     assert train('bn-mlp').code == 0
-    assert 'out/mlp' in run('--sample-only', '--type', 'mlp').err
+    assert train('bn-mlp', '-o', 'out/second-mlp').code == 0
+    assert 'out/names-mlp' in run('--sample-only', '--type', 'mlp').err
     assert run('--sample-only', '--type', 'lstm').code == 2
+
+
+def test_the_newest_run_on_a_list(run, train, tmp_path):
+    """--sample-only -i towns.txt means a run on towns.txt.
+
+    Once -i was ignored, and samples of another list came out.
+    """
+    towns = tmp_path / 'towns.txt'
+    towns.write_text('Rom\nParis\nOslo\n' * 9)
+    assert run('-i', 'towns.txt', '--type', 'ngram').code == 0
+    assert run('-i', towns, '--type', 'bigram', '--max-steps', 3, '-o', 'out/mine').code == 0
+    assert train('ngram').code == 0  # the newest of all
+    assert 'out/mine: bigram on' in run('--sample-only', '-i', 'towns.txt').err
+    assert 'out/towns-ngram' in run('--sample-only', '-i', towns, '--type', 'ngram').err
+    assert 'out/mine' in run('--resume', '-i', 'towns.txt').err
+
+    code, out, err = run('--sample-only', '-i', 'dinosaurs.txt')
+    assert (code, out) == (2, '')
+    assert err == 'makemore: out has no run on dinosaurs.txt with a best.pt: train one first\n'
+    code, out, err = run('--sample-only', '-i', 'dinosaurs.txt', '-o', 'out/towns-ngram')
+    assert (code, out) == (2, '')
+    assert err.endswith('out/towns-ngram was trained on towns.txt, not on dinosaurs.txt\n')
+
+
+@pytest.mark.parametrize(
+    'input_file, folder',
+    [
+        ('names.txt', 'names-gru'),
+        ('/data/Städte.de.csv', 'Städte.de-gru'),
+        ('鉄道駅.txt', '鉄道駅-gru'),
+        ('-', 'stdin-gru'),
+        ('my list; rm *.txt', 'my_list__rm-gru'),
+        ('-x.txt', 'x-gru'),
+        ('.hidden', 'hidden-gru'),
+        ('a\x1b[2J\udc80', 'a__2J-gru'),
+        ('...', 'list-gru'),
+        ('x' * 200, 'x' * 40 + '-gru'),
+    ],
+)
+def test_a_run_folder_is_named_after_the_list_and_the_type(input_file, folder):
+    config = makemore.Config(input_file=input_file, type='gru')
+    assert makemore.name_run(config) == folder
 
 
 def test_load_finds_the_newest_run(train):
@@ -383,7 +426,7 @@ def test_load_finds_the_newest_run(train):
     assert isinstance(model, makemore.MODELS['gru'])
     assert len(makemore.sample(model, dataset, 10)) == 10
 
-    model, _ = makemore.load('out/bigram')
+    model, _ = makemore.load('out/names-bigram')
     assert isinstance(model, makemore.MODELS['bigram'])
 
 
@@ -502,7 +545,7 @@ def test_a_new_model_is_one_class(train, run, capsys, monkeypatch):
             return self.level.expand(*idx.shape, -1)
 
     assert train('uniform').code == 0
-    result = json.loads(Path('out/uniform/result.json').read_text())
+    result = json.loads(Path('out/names-uniform/result.json').read_text())
     assert result['params'] == 27
     assert result['settings']['batch_size'] == 5
     samples = run('--sample-only', '--type', 'uniform', '--num-samples', 4).out

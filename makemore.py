@@ -1847,6 +1847,7 @@ def stream_text(
 # checkpoints
 
 CHECKPOINT_VERSION = 2
+METRICS = 'metrics.jsonl'  # in the folder of a run: a line of JSON for every evaluation
 
 
 @dataclass
@@ -1863,6 +1864,7 @@ class Run:
     step: int = 0
     best_loss: float = math.inf  # lowest dev loss so far
     seconds: float = 0.0  # spent on training
+    history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
 
 
 def save_checkpoint(run: Run, name: str):
@@ -1944,6 +1946,31 @@ def build_run(content: dict[str, Any], config: Config, folder: Path) -> Run:
     run.best_loss = float(content['best_loss'])
     run.seconds = float(content['seconds'])
     return run
+
+
+def read_history(folder: Path, last_step: int) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl up to a step.
+
+    Later ones, and half a line at the end, were written by a run that was killed.
+    """
+    history: list[dict[str, Any]] = []
+    path = folder / METRICS
+    if not path.is_file():
+        return history
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
+        for line in path.read_bytes().splitlines():
+            metrics = json.loads(line)
+            if metrics['step'] > last_step:
+                break
+            history.append(metrics)
+    return history
+
+
+def write_history(run: Run):
+    """Start metrics.jsonl with the history of a resumed run; for a new run it is empty."""
+    if get_rank() == 0:
+        content = ''.join(json.dumps(metrics) + '\n' for metrics in run.history).encode()
+        write_atomically(run.folder / METRICS, lambda file: file.write(content))
 
 
 def load(folder: str = 'out', device: str = 'cpu') -> tuple[LanguageModel, CharDataset]:
@@ -2224,6 +2251,29 @@ def check_finite(run: Run, **values: float):
         )
 
 
+def add_metrics(run: Run, losses: list[float], dev_loss: float):
+    """Add a dict to the history of the run, and the same as a line to its metrics.jsonl.
+
+    Where no step was taken since the last evaluation, train_loss and lr are None.
+    """
+    if run.history and run.history[-1]['step'] == run.step:  # from before the run was resumed
+        return
+    metrics = {'step': run.step, 'train_loss': None, 'dev_loss': dev_loss, 'lr': None}
+    if losses:
+        metrics['train_loss'] = sum(losses) / len(losses)
+        metrics['lr'] = get_lr(run.config, run.step - 1)  # of the last step
+    metrics['seconds'] = run.seconds
+    run.history.append(metrics)
+    if get_rank() > 0:
+        return
+    path = run.folder / METRICS
+    try:
+        with open(path, 'a', encoding='ascii') as file:
+            file.write(json.dumps(metrics) + '\n')
+    except OSError as error:
+        raise RunError(f'cannot write {path}: {error.strerror}') from None
+
+
 def evaluate_and_save(run: Run, losses: list[float], writer: Any):
     """Evaluate on dev, report it, and save; `losses` are those of the steps since last time."""
     dev_loss = evaluate(run, 'dev')
@@ -2233,6 +2283,7 @@ def evaluate_and_save(run: Run, losses: list[float], writer: Any):
         name = 'loss on all of train'
     report_losses(run, losses, name, dev_loss, writer)
     check_finite(run, dev_loss=dev_loss)
+    add_metrics(run, losses, dev_loss)
 
     # best.pt first, because a run may be killed between the two: resume_run looks into both
     if dev_loss < run.best_loss:
@@ -2547,6 +2598,7 @@ def resume_run(cli_args: dict[str, Any], device: torch.device) -> tuple[Run, Any
     except UserError as error:
         print0(f'{error}; the next evaluation saves a new one')
         run.best_loss = math.inf
+    run.history = read_history(folder, run.step)
     return start_run(run, device, optimizer_state), lock
 
 
@@ -2598,6 +2650,7 @@ def train_main(cli_args: dict[str, Any], device: torch.device) -> int:
     curves = shlex.join(['tensorboard', '--logdir', str(run.folder.parent)])
     print0(f'saving to {run.folder}; watch it with: {curves}')
 
+    write_history(run)
     writer = open_writer(run.folder)
     if run.model.is_counted:
         run.model.fit(run.dataset)

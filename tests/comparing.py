@@ -36,10 +36,30 @@ def differences(a, b, path=''):
     return [] if same else [path]
 
 
+def read_metrics(folder):
+    """The lines of metrics.jsonl."""
+    lines = (folder / 'metrics.jsonl').read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def same_metrics(a, b):
+    """Fail unless the dev loss of every step in `a` is in `b` too, and no step is there twice.
+
+    A run that was stopped between two evaluations may have one more, and averages the train loss
+    over other steps.
+    """
+    steps = [metrics['step'] for metrics in read_metrics(b)]
+    assert steps == sorted(set(steps))
+    dev_losses = {metrics['step']: metrics['dev_loss'] for metrics in read_metrics(b)}
+    for metrics in read_metrics(a):
+        assert dev_losses[metrics['step']] == metrics['dev_loss']
+
+
 def same_run(a, b):
-    """Fail unless two folders hold the same run: both checkpoints and the result."""
+    """Fail unless two folders hold the same run: both checkpoints, the metrics and the result."""
     for name in ('last.pt', 'best.pt'):
         assert differences(checkpoint(a / name), checkpoint(b / name)) == []
+    same_metrics(a, b)
     result_a = json.loads((a / 'result.json').read_text())
     result_b = json.loads((b / 'result.json').read_text())
     assert differences(result_a, result_b) == []

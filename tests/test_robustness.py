@@ -146,9 +146,11 @@ def test_threads_are_carried_over(train, run, monkeypatch):
 # foreign files
 
 
-@pytest.mark.parametrize(
-    'name', ['lock', 'best.pt.tmp', 'last.pt.tmp', 'result.json.tmp', 'labels.tsv', 'vectors.tsv']
-)
+WRITTEN = ['lock', 'best.pt.tmp', 'last.pt.tmp', 'result.json.tmp']
+WRITTEN += ['metrics.jsonl', 'metrics.jsonl.tmp', 'labels.tsv', 'vectors.tsv']
+
+
+@pytest.mark.parametrize('name', WRITTEN)
 def test_nothing_is_written_through_a_link_in_a_foreign_folder(name, train, tmp_path):
     victim = tmp_path / 'victim'
     victim.write_text('precious')

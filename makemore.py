@@ -392,7 +392,10 @@ def resume_after_restart(cli_args: dict[str, Any]) -> dict[str, Any]:
     """The arguments; after a restart by torchrun, changed so that they continue the saved run."""
     if not torchrun.was_restarted():
         return cli_args
-    has_checkpoint = (Path(cli_args['work_dir']) / 'last.pt').exists()
+    folder = Path(cli_args['work_dir'])
+    if not torchrun.has_begun_run(folder):  # what the folder holds, if anything, is an older run
+        return cli_args
+    has_checkpoint = (folder / 'last.pt').exists()
     kept = {name: value for name, value in cli_args.items() if name != 'overwrite'}
     return kept | {'resume' if has_checkpoint else 'overwrite': True}
 
@@ -1940,7 +1943,8 @@ def build_run(content: dict[str, Any], config: Config, folder: Path) -> Run:
     model = model_class(config, vocab_size)
     model.load_state_dict(content['model'])
     if HAVE_EXTRAS:
-        audit.check_run(model, content['step'], content['optimizer'])
+        audit.check_progress(content['step'], content['seconds'], content['best_loss'])
+        audit.check_run(model, content['optimizer'])
     run = Run(config, dataset, model, folder)
     run.step = int(content['step'])
     run.best_loss = float(content['best_loss'])
@@ -2053,6 +2057,9 @@ def claim_run_dir(config: Config) -> tuple[Path, Any]:
         for pattern in ('last.pt', 'best.pt', 'result.json', 'events.out.tfevents.*'):
             for path in folder.glob(pattern):
                 path.unlink()
+        sync_folder(folder)  # nothing of an old run may come back beside the new one
+        if lock:
+            torchrun.sign_lock(lock)
         claimed = [folder]
     if get_world_size() > 1:
         torch.distributed.broadcast_object_list(claimed)

@@ -4,9 +4,11 @@ Refuse hostile checkpoints.
 torch.load(weights_only=True) runs no code that a file brings along. What is left to a hostile
 file is to take more memory than it has bytes, and to make the program fail later. `check_file`
 looks at the file before torch loads it, `check_dataset`, `check_tensors` and `check_claims` at
-what was loaded before a model is built, `check_run` at the whole. Each raises ValueError.
+what was loaded before a model is built, `check_progress` and `check_run` at the rest. Each raises
+ValueError.
 """
 
+import math
 import pickletools
 import re
 import zipfile
@@ -113,10 +115,18 @@ def check_dataset(state: dict[str, Any]):
         raise ValueError('its longest line is none of its lines')
 
 
-def check_run(model: torch.nn.Module, step: Any, optimizer_state: Any):
-    """Refuse numbers that would make the program fail later on."""
+def check_progress(step: Any, seconds: Any, best_loss: Any):
+    """Refuse numbers of steps, of seconds and of a loss that no training can have."""
     if not (type(step) is int and 0 <= step < 2**62):
         raise ValueError('its number of steps makes no sense')
+    if not (type(seconds) is float and 0 <= seconds < math.inf):  # JSON has no infinity
+        raise ValueError('its number of seconds makes no sense')
+    if not (type(best_loss) is float and best_loss > -math.inf):  # infinite: not evaluated yet
+        raise ValueError('its best loss makes no sense')
+
+
+def check_run(model: torch.nn.Module, optimizer_state: Any):
+    """Refuse weights, counts and averages that would make the program fail later on."""
     for name, tensor in model.state_dict().items():
         if name.endswith('.pairs') and not (tensor.diff() > 0).all():
             raise ValueError('its n-grams are out of order')
@@ -157,3 +167,5 @@ def check_averages(parameter: torch.nn.Parameter, entry: Any):
         raise ValueError('its optimizer is of another model')
     if any(not tensor.is_floating_point() for tensor in entry.values()):
         raise ValueError('its optimizer has no floating-point numbers')
+    if entry['step'] < 0 or (entry['exp_avg_sq'] < 0).any():  # its root would be nan
+        raise ValueError('its optimizer has a negative number of steps or mean square')

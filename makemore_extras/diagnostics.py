@@ -83,7 +83,7 @@ def activation_report(activations: dict[str, Activation]) -> Report:
         share = 100 * saturated.float().mean()
         n_dead = int(saturated.all(0).sum())
         report.lines.append(
-            f'{name:20} | mean {outputs.mean():+.3f} std {outputs.std():.3f} | '
+            f'{name:20} | mean {outputs.mean():+.3f} std {outputs.std(correction=0):.3f} | '
             f'saturated {share:5.2f} % | dead neurons {n_dead}'
         )
         report.images[f'saturated/{name}'] = saturated[None, :200]  # a dead neuron: a white column
@@ -111,8 +111,8 @@ def update_report(
         parameter = model.get_parameter(name)
         grad = parameter.grad
         update = parameter.detach() - old
-        grad_ratio = (grad.std() / old.std()).item()
-        update_ratio = (update.std() / old.std()).log10().item()
+        grad_ratio = (grad.std(correction=0) / old.std(correction=0)).item()
+        update_ratio = (update.std(correction=0) / old.std(correction=0)).log10().item()
         report.lines.append(
             f'{name:20} | grad:data {grad_ratio:.2e} | update:data 10**{update_ratio:.1f}'
         )

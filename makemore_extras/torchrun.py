@@ -7,6 +7,7 @@ torchrun starts the processes and tells them about each other through environmen
 When one dies, it starts all of them again, up to --max-restarts times.
 """
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TextIO
@@ -31,6 +32,8 @@ def init_process_group(work_dir: str | None):
         raise ValueError(
             'restarts on several nodes need TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun'
         )
+    if max_restarts > 0 and get_launch_id() == 'none':
+        raise ValueError('--max-restarts needs --standalone, or a --rdzv-id of its own')
     store, rank, world_size = next(dist.rendezvous('env://'))
     if n_nodes == 1:
         # torchrun keeps one store for all restarts, in which the addresses of dead processes
@@ -38,6 +41,11 @@ def init_process_group(work_dir: str | None):
         # counts its restarts for itself, so the counts can not name a common part.)
         store = dist.PrefixStore(os.environ['TORCHELASTIC_RESTART_COUNT'], store)
     dist.init_process_group(store=store, rank=rank, world_size=world_size)
+
+
+def get_launch_id() -> str:
+    """The name of this launch of torchrun, the same in all of its restarts; '' without torchrun."""
+    return os.environ.get('TORCHELASTIC_RUN_ID', '')
 
 
 def was_restarted() -> bool:
@@ -59,3 +67,17 @@ def lock_folder(folder: Path) -> TextIO:
     if fcntl:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return file
+
+
+def sign_lock(lock: TextIO):
+    """Write into the lock file of a folder which launch of torchrun has begun the run in it."""
+    lock.truncate(0)
+    lock.write(get_launch_id())
+    lock.flush()
+
+
+def has_begun_run(folder: Path) -> bool:
+    """Whether this launch of torchrun has begun the run in the folder: it may be an older one."""
+    with contextlib.suppress(OSError, UnicodeError):
+        return (folder / 'lock').read_text(encoding='utf-8') == get_launch_id()
+    return False

@@ -193,3 +193,10 @@ def test_a_curve_is_plotted_from_left_to_right_and_from_bottom_to_top():
     assert rows == ['  *', ' * ', '*  ']
     *rows, _ = diagnostics.plot([0, 1], [2.0, 2.0], width=2, height=2)
     assert rows == ['  ', '**']
+
+
+@pytest.mark.filterwarnings('error')
+def test_a_matrix_of_one_number_has_a_deviation(train):
+    """torch warned that the deviation of one number, divided by n - 1, is not defined."""
+    result = train('mlp', '--diagnose', 1, '-o', 'x', n_embd=1, n_hidden=1, block_size=1)
+    assert result.code == 0

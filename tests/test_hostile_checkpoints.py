@@ -187,6 +187,11 @@ SETTINGS = {
     'a negative step': resume('gru', put('step', to=-3)),
     'a step beyond all integers': resume('gru', put('step', to=10**30)),
     'an infinite step': resume('gru', put('step', to=math.inf)),
+    'infinite seconds': resume('gru', put('seconds', to=math.inf)),
+    'negative seconds': resume('gru', put('seconds', to=-1.0)),
+    'seconds that are text': resume('gru', put('seconds', to='1')),
+    'a best loss of nan': resume('gru', put('best_loss', to=math.nan)),
+    'a best loss below all others': resume('gru', put('best_loss', to=-math.inf)),
 }
 DATA = {
     'lines that are a number': sample('gru', put('dataset', 'train_lines', to=7), '--new-only'),
@@ -234,6 +239,8 @@ OPTIMIZER = {
     ),
     'an optimizer with many steps': put('optimizer', 0, 'step', to=torch.zeros(2, 2)),
     'an optimizer whose step is text': put('optimizer', 0, 'step', to='x'),
+    'a negative step of the optimizer': put('optimizer', 0, 'step', to=torch.tensor(-1.0)),
+    'negative mean squares': put('optimizer', 0, 'exp_avg_sq', to=lambda t: t - 1),
 }
 OPTIMIZER = {name: resume('gru', change) for name, change in OPTIMIZER.items()}
 HARM = WEIGHTS | SETTINGS | DATA | OPTIMIZER
@@ -279,7 +286,8 @@ def usual_memory(spoil, go, measured):
     return usual_memory
 
 
-# For these it is not enough that the attack had no effect this time.
+# For these it is not enough that the attack had no effect this time: infinite seconds came into
+# result.json as Infinity, which is no JSON; negative mean squares failed in the first step.
 REFUSED = {
     'expanded weights',
     'layers that share memory',
@@ -291,6 +299,12 @@ REFUSED = {
     'characters of a megabyte',
     'a pattern of gigabytes',
     'averages that are expanded',
+    'infinite seconds',
+    'negative seconds',
+    'a best loss of nan',
+    'a best loss below all others',
+    'a negative step of the optimizer',
+    'negative mean squares',
 }
 
 

@@ -141,9 +141,11 @@ def test_a_group_of_which_one_process_is_killed_loses_nothing(names, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'n_nodes, work_dir, message', [(1, None, '-o out/mine'), (2, 'x', 'SHARE_RDZV')]
+    'n_nodes, work_dir, message',
+    [(1, None, '-o out/mine'), (2, 'x', 'SHARE_RDZV'), (1, 'x', 'a --rdzv-id of its own')],
 )
 def test_what_restarts_need_is_said(n_nodes, work_dir, message, monkeypatch):
+    monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'none')  # what torchrun takes where none is given
     monkeypatch.setenv('GROUP_WORLD_SIZE', str(n_nodes))
     monkeypatch.setenv('TORCHELASTIC_MAX_RESTARTS', '3')
     monkeypatch.setenv('TORCHELASTIC_USE_AGENT_STORE', 'True')
@@ -162,16 +164,77 @@ def test_what_restarts_need_is_a_mistake_of_the_user(names, run, monkeypatch):
     assert len(result.err.splitlines()) == 1
 
 
+@pytest.fixture
+def launch(monkeypatch):
+    """launch('b', 1): the environment of a process after the first restart of launch b."""
+
+    def launch(name, n_restarts):
+        monkeypatch.setenv('TORCHELASTIC_RUN_ID', name)
+        monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', str(n_restarts))
+
+    return launch
+
+
+def sign(folder):
+    """What a run does when it has cleared its folder."""
+    with torchrun.lock_folder(folder) as lock:
+        torchrun.sign_lock(lock)
+
+
 @pytest.mark.parametrize('n_restarts, has_checkpoint', [(0, True), (1, False), (1, True)])
-def test_a_restart_resumes_what_was_saved(n_restarts, has_checkpoint, tmp_path, monkeypatch):
+def test_a_restart_resumes_what_was_saved(n_restarts, has_checkpoint, tmp_path, launch):
     """Where nothing has been saved yet, what is half there is replaced."""
-    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', str(n_restarts))
+    launch('b', n_restarts)
+    sign(tmp_path)
     if has_checkpoint:
         (tmp_path / 'last.pt').touch()
     cli_args = {'work_dir': str(tmp_path), 'overwrite': True}
     cli_args = makemore.resume_after_restart(cli_args)
     mode = 'resume' if n_restarts and has_checkpoint else 'overwrite'
     assert cli_args == {'work_dir': str(tmp_path), mode: True}
+
+
+@pytest.mark.parametrize('has_lock', [True, False])
+@pytest.mark.parametrize('mode', [{}, {'overwrite': True}, {'resume': True}])
+def test_a_restart_does_not_touch_an_older_run(mode, has_lock, tmp_path, launch):
+    """A crash before the folder was cleared made the restart resume the old run.
+
+    Without --overwrite a run was refused because the folder held another one, and the restart
+    resumed that, or deleted its best.pt.
+    """
+    launch('a', 0)
+    if has_lock:
+        sign(tmp_path)
+    (tmp_path / 'last.pt').touch()
+    launch('b', 1)
+    cli_args = {'work_dir': str(tmp_path)} | mode
+    assert makemore.resume_after_restart(cli_args) == cli_args
+
+
+def test_a_folder_is_signed_once_it_is_cleared(names, tmp_path, run, launch):
+    """Also by a run without torchrun, so that no restart takes it for its own."""
+    args = ['-i', names, '--type', 'ngram', '-o', tmp_path / 'x']
+    launch('a', 0)
+    assert run(*args).code == 0
+    assert torchrun.has_begun_run(tmp_path / 'x')
+    launch('b', 0)
+    assert run(*args).code == 2
+    assert not torchrun.has_begun_run(tmp_path / 'x')
+    assert run(*args, '--overwrite').code == 0
+    assert torchrun.has_begun_run(tmp_path / 'x')
+
+
+@pytest.mark.long
+def test_a_group_that_is_killed_before_it_begins_replaces_the_old_run(names, tmp_path, run):
+    """The same with torchrun: --overwrite on a folder that holds a run, and a kill at once."""
+    path = tmp_path / 'killed.py'
+    die = "import os\nif os.environ['TORCHELASTIC_RESTART_COUNT'] == '0': os._exit(7)\n"
+    path.write_text(die + PROGRAM)
+    args = ['-i', names, '-o', tmp_path / 'x', *SMALL_RUN]
+    assert run(*args, '--type', 'bigram', '--max-steps', 7).code == 0
+    run_torchrun(path, *args, '--type', 'mlp', '--max-steps', 9, '--overwrite', max_restarts=1)
+    content = torch.load(tmp_path / 'x/last.pt', weights_only=True)
+    assert (content['settings']['type'], content['step']) == ('mlp', 9)
 
 
 # -----------------------------------------------------------------------------

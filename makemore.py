@@ -145,7 +145,9 @@ class Config:
     backprop: str = option(
         'training', 'autograd', 'autograd, manual or micrograd', choices=BACKPROP_METHODS
     )
-    seed: int = option('training', 3407, 'seed of weights, batches and samples', (0, 2**62))
+    seed: int = option(
+        'training', 3407, 'seed of weights, batches, samples; --sample-only draws one', (0, 2**62)
+    )
     eval_interval: int = option('training', 500, 'steps between evaluations and saves', (1, None))
 
     sample_interval: int | None = option('logging', 1000, 'steps between samples', (1, None))
@@ -1646,8 +1648,10 @@ class Transformer(LanguageModel):
 ONE_BY_ONE = 10  # the first samples are drawn one by one, as in the lectures
 SMALLEST_BATCH = 32  # the others in batches that double in size up to the largest
 LARGEST_BATCH = 512
-MAX_FAILURES = 10_000  # --new-only stops after this many samples in a row without a new one
+MAX_FAILURES = 10_000  # sampling stops after this many unwanted samples in a row
 TEXT_LENGTH = 500  # tokens in a sample of a model of one long text
+SAMPLES_DURING_TRAINING = 5
+SAMPLES_AT_THE_END = 10  # for each of the temperatures
 
 
 def logits_to_probs(
@@ -1785,18 +1789,21 @@ def sample_forever(
         n = min(2 * n, LARGEST_BATCH)
 
 
-def only_new(samples: Iterable[str], dataset: CharDataset) -> Iterator[str]:
-    """Samples that are not in the data, without repeats; stops when hardly any are left."""
-    seen = {'', *dataset.train_lines, *dataset.heldout_lines}
+def leave_out(samples: Iterable[str], unwanted: set[str], repeats: bool = False) -> Iterator[str]:
+    """The samples that are not unwanted; stops when hardly any are left.
+
+    With `repeats` a sample that came before is unwanted, too.
+    """
     n_failures = 0
     for text in samples:
-        if text in seen:
+        if text in unwanted:
             n_failures += 1
             if n_failures == MAX_FAILURES:
                 return
         else:
             n_failures = 0
-            seen.add(text)
+            if repeats:
+                unwanted.add(text)
             yield text
 
 
@@ -1813,14 +1820,16 @@ def sample(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> list[str]:
-    """n samples; fewer with new_only if the model has no more new ones."""
+    """n samples, none of them empty; fewer if the model has no more, or no more new ones."""
+    unwanted = {''}
+    if new_only:
+        unwanted.update(dataset.train_lines, dataset.heldout_lines)
     how = {'prompt': prompt, 'length': length}
     how |= {'temperature': temperature, 'top_k': top_k, 'top_p': top_p}
     with eval_mode(model):
         samples = sample_forever(model, dataset, seed, **how)
-        if new_only:
-            samples = only_new(samples, dataset)
-        return list(itertools.islice(samples, n))
+        with progress_bar(samples, 'sampling', unit=' samples', delay=1, leave=False) as drawn:
+            return list(itertools.islice(leave_out(drawn, unwanted, repeats=new_only), n))
 
 
 def sampling_options(config: Config) -> dict[str, Any]:
@@ -2307,7 +2316,9 @@ def report_losses(run: Run, losses: list[float], name: str, dev_loss: float, wri
     if losses:
         curves['loss/train'] = sum(losses) / len(losses)
         train_part = f'train loss {curves["loss/train"]:.4f} | '
-    print0(f'step {run.step:6} | {train_part}{name} {dev_loss:.4f}')
+    is_best = run.step > 0 and dev_loss < run.best_loss
+    mark = ' | best so far' if is_best else ''
+    print0(f'step {run.step:6} | {train_part}{name} {dev_loss:.4f}{mark}')
     add_scalars(writer, run.step, curves)
     if writer:
         writer.flush()
@@ -2321,29 +2332,39 @@ def report_losses(run: Run, losses: list[float], name: str, dev_loss: float, wri
         print0(f'initial {name} {dev_loss:.4f} ({guess}){warning}')
 
 
-def print_samples(run: Run, writer: Any):
-    """Print samples, grouped into new ones and ones in train, dev or test."""
-    dataset = run.dataset
-    n = 1 if dataset.is_text else run.config.num_samples
-    samples = sample(run.model, dataset, n, **sampling_options(run.config))
-    groups: dict[str, list[str]] = {}
-    classes = ['text'] * n if dataset.is_text else dataset.classify(samples)
-    for text, group in zip(samples, classes, strict=True):
-        groups.setdefault(group, []).append(text)
+def print_few_samples(run: Run, writer: Any):
+    """Print a few samples on one line, or a piece of text."""
+    n = 1 if run.dataset.is_text else min(SAMPLES_DURING_TRAINING, run.config.num_samples)
+    samples = sample(run.model, run.dataset, n, **sampling_options(run.config))
+    if samples:
+        print_result(', '.join(samples))
+        add_samples(writer, run.step, 'during training', samples)
 
-    for group in ('text', 'new', 'in train', 'in dev or test', 'empty'):
-        if group not in groups:
+
+def print_final_samples(run: Run, writer: Any):
+    """Print a short list of samples at each of two temperatures, one sample per line."""
+    options = sampling_options(run.config)
+    temperatures = [run.config.temperature]
+    if run.config.temperature == 1:
+        temperatures.append(0.7)
+    n = 1 if run.dataset.is_text else min(SAMPLES_AT_THE_END, run.config.num_samples)
+    for temperature in temperatures:
+        samples = sample(run.model, run.dataset, n, **options | {'temperature': temperature})
+        if not samples:
             continue
-        listed = ', '.join(groups[group])
-        if group == 'text':
-            print_result(listed)
-        elif group == 'empty':
-            print_result(f'empty ({len(groups[group])})')
-        else:
-            print_result(f'{group} ({len(groups[group])}): {listed}')
-        if writer:  # UTF-8 cannot hold half of a surrogate pair
-            writable = listed.encode(errors='replace').decode()
-            writer.add_text(f'samples/{group}', writable, run.step)
+        print_result(f'samples at temperature {temperature}:')
+        marks = itertools.repeat('new') if run.dataset.is_text else run.dataset.classify(samples)
+        for text, mark in zip(samples, marks, strict=False):
+            print_result(f'  {text}' if mark == 'new' else f'  {text} ({mark})')
+        add_samples(writer, run.step, f'temperature {temperature}', samples)
+
+
+def add_samples(writer: Any, step: int, name: str, samples: list[str]):
+    """Show samples in TensorBoard, if there is a writer."""
+    if writer:
+        listed = ', '.join(samples)
+        writable = listed.encode(errors='replace').decode()  # UTF-8 has no halves of surrogates
+        writer.add_text(f'samples/{name}', writable, step)
 
 
 @contextlib.contextmanager
@@ -2392,7 +2413,7 @@ def train(run: Run, writer: Any, signals: list[int]) -> bool:
                 evaluate_and_save(run, losses, writer)
                 losses = []
             if 0 < run.step < config.max_steps and is_due(config.sample_interval, run.step):
-                print_samples(run, writer)
+                print_few_samples(run, writer)
             stop = sum_over_ranks(len(signals))[0] > 0  # a signal to one process stops all
             if last_step or stop:
                 return last_step
@@ -2432,7 +2453,7 @@ def report(run: Run, writer: Any):
     novelty = 1.0
     if not dataset.is_text:
         classes = dataset.classify(sample(run.model, dataset, 1000, seed=run.config.seed))
-        novelty = classes.count('new') / len(classes)
+        novelty = classes.count('new') / max(1, len(classes))
     result = {
         'type': run.config.type,
         'params': count_parameters(run.model),
@@ -2446,12 +2467,14 @@ def report(run: Run, writer: Any):
         content = json.dumps(result, indent=1).encode()
         write_atomically(run.folder / 'result.json', lambda file: file.write(content))
 
-    print_samples(run, writer)
+    print_final_samples(run, writer)
     for split, loss in losses.items():
         if loss is not None:
             print_result(describe_loss(split, loss, dataset))
     if not dataset.is_text:
         print_result(f'novelty: {100 * novelty:.0f} % of 1,000 samples are not in the data')
+    if not run.model.is_counted:
+        print0(f'best at step {best.step} (dev loss {best.best_loss:.4f}); this model is kept')
     print0(f'sample more with: {command("--sample-only", "-o", run.folder)}')
     if writer:
         if HAVE_EXTRAS:
@@ -2709,6 +2732,8 @@ def sample_main(cli_args: dict[str, Any], device: torch.device) -> int:
     kept_args = {key: value for key, value in cli_args.items() if key != 'input_file'}
     run, _ = load_checkpoint(folder / 'best.pt', kept_args)
     config = run.config
+    if 'seed' not in cli_args:  # other samples each time
+        config = replace(config, seed=random.SystemRandom().randrange(100_000))
     list_name = name_input(config.input_file)
     typed_file = cli_args.get('input_file', config.input_file)
     if not is_same_list(typed_file, config.input_file):
@@ -2716,6 +2741,7 @@ def sample_main(cli_args: dict[str, Any], device: torch.device) -> int:
     torch.set_num_threads(config.threads or 1)
     model = run.model if run.model.is_counted else run.model.to(device)
     print0(f'{folder}: {config.type} on {list_name}, step {run.step}, dev loss {run.best_loss:.4f}')
+    print0(f'seed {config.seed}; --seed {config.seed} repeats these samples')
     options = sampling_options(config)
     if run.dataset.is_text:
         for piece in stream_text(model, run.dataset, **options):
@@ -2725,7 +2751,8 @@ def sample_main(cli_args: dict[str, Any], device: torch.device) -> int:
     texts = sample(model, run.dataset, config.num_samples, new_only=config.new_only, **options)
     write_stdout(''.join(f'{text}\n' for text in texts))
     if len(texts) < config.num_samples:
-        print0(f'found only {len(texts)} new samples; try a higher --temperature')
+        what = 'new samples' if config.new_only else 'samples that are not empty'
+        print0(f'found only {len(texts)} {what}; try a higher --temperature')
     return 0
 
 

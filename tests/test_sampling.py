@@ -4,6 +4,7 @@ import collections
 import itertools
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -280,29 +281,26 @@ class CountedText(str):
         return str.__eq__(self, other)
 
 
-def test_only_new_takes_linear_time():
+def test_leaving_out_takes_linear_time():
     """200,000 samples against 200,000 lines, counted in comparisons of texts.
 
     A search through a list would need billions of them, a set needs about one per known text.
     """
     n = 200_000
-    tokenizer = makemore.CharTokenizer('0123456789')
     lines = [CountedText(i) for i in range(n)]
-    dataset = makemore.CharDataset(tokenizer, 6, lines[::2], lines[1::2])
     # one known, one new, the new one once more
     samples = []
     for i in range(0, n, 3):
         samples += [CountedText(i), CountedText(n + i), CountedText(n + i)]
     CountedText.comparisons = 0
-    found = list(makemore.only_new(samples, dataset))
+    found = list(makemore.leave_out(samples, set(lines), repeats=True))
     comparisons = CountedText.comparisons
     assert comparisons < 4 * len(samples)
     assert found == [str(n + i) for i in range(0, n, 3)]
 
 
-def test_only_new_reads_no_further_than_it_has_to():
+def test_leaving_out_reads_no_further_than_it_has_to():
     """It takes samples one at a time, and gives up after MAX_FAILURES in a row."""
-    dataset = makemore.CharDataset(makemore.CharTokenizer('ab'), 1, ['a'], [])
     n_drawn = 0
 
     def stream():
@@ -311,7 +309,7 @@ def test_only_new_reads_no_further_than_it_has_to():
             n_drawn += 1
             yield text
 
-    new = makemore.only_new(stream(), dataset)
+    new = makemore.leave_out(stream(), {'a'}, repeats=True)
     assert next(new) == 'b'
     assert n_drawn == 1
     assert list(new) == ['ab']
@@ -329,6 +327,37 @@ def test_new_only_gives_up_and_says_so(run, tmp_path, monkeypatch):
     assert code == 0
     assert len(found) < 100000
     assert f'found only {len(found)} new samples' in err
+
+
+def test_no_sample_is_empty(build, monkeypatch):
+    """A line of the list is never blank, so an empty sample is no item; once they were shown.
+
+    A model that has nothing else to say ends, and says so.
+    """
+    _, dataset, model = build('bigram')
+    model.table.weight.data[0, 0] = 4.0  # two thirds of its samples are empty
+    plain = makemore.sample_forever(model, dataset, 3407)
+    assert '' in itertools.islice(plain, 20)
+    assert '' not in makemore.sample(model, dataset, 20)
+    assert len(makemore.sample(model, dataset, 20)) == 20
+
+    monkeypatch.setattr(makemore, 'MAX_FAILURES', 500)
+    assert makemore.sample(model, dataset, 20, temperature=0) == []
+
+
+def test_samples_of_the_command_line_are_others_each_time(finished, run):
+    """Once "more of them" were the very samples that training had just shown.
+
+    The seed is drawn and printed, and --seed repeats the samples.
+    """
+    args = ('--sample-only', '-o', finished('gru'))
+    first = run(*args)
+    second = run(*args)
+    assert first.out != second.out
+    seed = re.search(r'^seed (\d+); --seed \1 repeats these samples$', second.err, re.M)[1]
+    repeated = run(*args, '--seed', seed)
+    assert repeated.out == second.out
+    assert f'seed {seed}' in repeated.err
 
 
 def test_sampling_ends_even_if_the_model_never_stops(build):

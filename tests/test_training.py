@@ -141,12 +141,62 @@ def test_what_is_printed(train):
         assert f'{split:5} loss {loss:.4f}, perplexity {math.exp(loss):.3f}' in out
     novelty = round(100 * result['novelty'])
     assert f'novelty: {novelty} % of 1,000 samples are not in the data' in out
-    assert 'new (' in out
     assert f'mlp: {result["params"]:,} parameters, 12 steps' in err
     assert '200 lines' in err
     assert 'saving to x; watch it with: tensorboard' in err
     assert re.search(r'^initial dev loss \d\.\d{4} \(uniform guess: ln 27 = 3.2958\)$', err, re.M)
     assert 'sample more with: python makemore.py --sample-only -o x' in err
+
+
+def test_the_samples_at_the_end_are_two_short_lists(train):
+    """One sample per line, at temperature 1 and 0.7; those that are in the data are marked."""
+    _, out, _ = train('ngram', '-o', 'x', num_samples=6)
+    heading = re.compile(r'samples at temperature (.*):')
+    lines = itertools.takewhile(lambda line: 'loss' not in line, out.splitlines())
+    lists = {}
+    for line in lines:
+        if heading.match(line):
+            samples = lists[heading.match(line)[1]] = []
+        else:
+            samples.append(line)
+    assert list(lists) == ['1.0', '0.7']
+    for samples in lists.values():
+        assert len(samples) == 6
+        for line in samples:
+            assert re.fullmatch(r'  [a-z]+( \((in train|in dev or test)\))?', line), line
+    assert any('(in train)' in line for line in lists['0.7'])
+
+    # a temperature that was asked for is the only one
+    _, out, _ = train('ngram', '-o', 'y', '--temperature', 0.5, '--num-samples', 100)
+    assert re.findall(heading, out) == ['0.5']
+    assert sum(line.startswith('  ') for line in out.splitlines()) == makemore.SAMPLES_AT_THE_END
+
+
+def test_a_few_samples_on_one_line_during_training(train):
+    _, out, _ = train('mlp', '-o', 'x', sample_interval=5, max_steps=12, num_samples=20)
+    during, end = out.split('samples at temperature', 1)
+    assert end
+    lines = during.splitlines()
+    assert len(lines) == 2  # at steps 5 and 10
+    for line in lines:
+        assert line.count(', ') == makemore.SAMPLES_DURING_TRAINING - 1
+        assert all(line.split(', '))
+
+
+def test_the_best_step_is_marked(train):
+    """A learning rate that ruins the weights after a good start: the end says what is kept."""
+    size = {'max_steps': 40, 'eval_interval': 1}
+    _, _, err = train('bigram', '-o', 'x', '--warmup', 20, '-l', 30, **size)
+    found = re.findall(r'^step +(\d+) \|.* dev loss (\S+)( \| best so far)?$', err, re.M)
+    best = (math.inf, 0)
+    for step, loss, mark in found:
+        is_best = float(loss) < best[0]
+        assert bool(mark) == (is_best and step != '0')
+        if is_best:
+            best = (float(loss), step)
+    assert f'best at step {best[1]} (dev loss {best[0]:.4f}); this model is kept' in err
+    assert best[1] not in ('0', '40')
+    assert 'best at step' not in train('ngram', '-o', 'y').err
 
 
 def test_the_estimated_time(train):
@@ -577,10 +627,10 @@ def test_sampling_needs_only_the_folder_and_leaves_it_alone(model_type, finished
     folder = finished(model_type)
     before = file_stats(folder)
     monkeypatch.setattr(makemore, 'load_data', lambda *args: pytest.fail('it reads the data'))
-    result = run('--sample-only', '-o', folder, '--num-samples', 7)
+    result = run('--sample-only', '-o', folder, '--num-samples', 7, '--seed', 3407)
     assert result.code == 0
     assert len(result.out.splitlines()) == 7
-    assert run('--sample-only', '-o', folder, '--num-samples', 7) == result
+    assert run('--sample-only', '-o', folder, '--num-samples', 7, '--seed', 3407) == result
 
     model, dataset = makemore.load(folder)
     assert not model.training
@@ -598,9 +648,9 @@ def test_sampling_after_the_data_is_gone(run, names, tmp_path):
 
 def test_a_run_can_be_moved(train, run):
     assert train('wavenet', '-o', 'x').code == 0
-    before = run('--sample-only', '-o', 'x').out
+    before = run('--sample-only', '-o', 'x', '--seed', 3).out
     Path('x').rename('y')
-    assert run('--sample-only', '-o', 'y').out == before
+    assert run('--sample-only', '-o', 'y', '--seed', 3).out == before
 
 
 def loaded(raw):

@@ -69,7 +69,7 @@ else:
 __version__ = '2.0.0'
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A mistake that the user can correct: reported in one line, exit code 2."""
 
 
@@ -604,6 +604,8 @@ def read_text(path: str, encoding: str) -> str:
         is_utf8 = codecs.lookup(encoding).name == 'utf-8'
         codec = 'utf-8-sig' if is_utf8 else encoding  # utf-8-sig drops the byte order mark
         return io.TextIOWrapper(io.BytesIO(raw), codec).read()  # which turns \r\n and \r into \n
+    except UserError:  # which is a ValueError, too
+        raise
     except (OSError, LookupError, ValueError) as error:
         if isinstance(error, UnicodeError):
             line = line_of_error(raw, encoding, error)
@@ -789,6 +791,8 @@ def load_large_text(config: Config, folder: Path) -> CharDataset:
         found = found or longtext.open_tokens(folder, path, options)
     except (UnicodeError, LookupError):
         read_text(path, config.encoding)  # raises a UserError that names the line
+        raise
+    except UserError:  # which is a ValueError, too
         raise
     except ValueError as error:
         raise RunError(str(error)) from None
@@ -1711,7 +1715,7 @@ def generate(
     Yields the numbers of the rows that have not stopped, and their new tokens. `how` goes to
     logits_to_probs.
     """
-    device = next(iter(model.state_dict().values())).device
+    device = device_of(model)
     idx = idx.to(device)
     rows = torch.arange(len(idx))
     cache = {} if use_cache else None
@@ -1732,6 +1736,11 @@ def generate(
             idx = idx[unfinished]
             if cache:
                 cache = {key: entry[unfinished] for key, entry in cache.items()}
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device on which a model is. (One that counts has tensors, but no parameters.)"""
+    return next(iter(model.state_dict().values())).device
 
 
 @contextlib.contextmanager
@@ -2123,26 +2132,31 @@ def add_scalars(writer: Any, step: int, values: dict[str, float]):
 
 
 @torch.no_grad()
-def evaluate(run: Run, split: str) -> float | None:
-    """Exact mean loss per token over a whole split; None if it is empty.
+def evaluate(model: LanguageModel, dataset: CharDataset, split: str = 'dev') -> float | None:
+    """Exact mean loss per token over a whole split: train, dev or test. None if it is empty.
 
     Batches are made of lines of similar length, so that there is little padding. With several
     processes each takes its part. The spans of a huge text are blocks spread over the split.
     """
-    spans = run.dataset.spans[split]
+    if dataset.tokens is None:
+        raise UserError('this data set has no tokens to evaluate on: load it with with_data=True')
+    if split not in dataset.spans:
+        raise UserError(f'split {split!r}: unknown; choose {", ".join(dataset.spans)}')
+    spans = dataset.spans[split]
     order = spans.lengths.argsort(stable=True)[get_rank() :: get_world_size()]
     total_loss = 0.0
     total_tokens = 0
-    with eval_mode(run.model):
+    device = device_of(model)
+    with eval_mode(model):
         while len(order):  # the longest first: if memory is short, it fails at once
             longest = int(spans.lengths[order[-1]])
             batch_size = max(1, 2**13 // longest)
             rows = order[-batch_size:]
             order = order[:-batch_size]
             batch = Spans(spans.starts[rows], spans.lengths[rows])
-            x, y = pad_batch(run.dataset.tokens, batch, run.device)
+            x, y = pad_batch(dataset.tokens, batch, device)
             n_tokens = int((y >= 0).sum())
-            total_loss += run.model(x, y).item() * n_tokens
+            total_loss += model(x, y).item() * n_tokens
             total_tokens += n_tokens
     total_loss, total_tokens = sum_over_ranks(total_loss, total_tokens)
     return total_loss / total_tokens if total_tokens else None
@@ -2292,10 +2306,10 @@ def add_metrics(run: Run, losses: list[float], dev_loss: float):
 
 def evaluate_and_save(run: Run, losses: list[float], writer: Any):
     """Evaluate on dev, report it, and save; `losses` are those of the steps since last time."""
-    dev_loss = evaluate(run, 'dev')
+    dev_loss = evaluate(run.model, run.dataset, 'dev')
     name = 'dev loss'
     if dev_loss is None:  # there is no dev split
-        dev_loss = evaluate(run, 'train')
+        dev_loss = evaluate(run.model, run.dataset, 'train')
         name = 'loss on all of train'
     report_losses(run, losses, name, dev_loss, writer)
     check_finite(run, dev_loss=dev_loss)
@@ -2394,7 +2408,7 @@ def is_due(interval: int | None, step: int) -> bool:
     return interval is not None and step % interval == 0
 
 
-def train(run: Run, writer: Any, signals: list[int]) -> bool:
+def train_model(run: Run, writer: Any, signals: list[int]) -> bool:
     """Train until max_steps; False if a signal stopped it before."""
     config = run.config
     first_step = run.step
@@ -2449,7 +2463,7 @@ def report(run: Run, writer: Any):
     best, _ = load_checkpoint(run.folder / 'best.pt')
     run.model.load_state_dict(best.model.state_dict())  # the last weights stay in last.pt
     dataset = run.dataset
-    losses = {split: evaluate(run, split) for split in ('train', 'dev', 'test')}
+    losses = {split: evaluate(run.model, dataset, split) for split in ('train', 'dev', 'test')}
     novelty = 1.0
     if not dataset.is_text:
         classes = dataset.classify(sample(run.model, dataset, 1000, seed=run.config.seed))
@@ -2667,10 +2681,20 @@ def start_run(run: Run, device: torch.device, optimizer_state: dict | None = Non
     return run
 
 
-def train_main(cli_args: dict[str, Any], device: torch.device) -> int:
-    """Train a new or a resumed run; the exit code."""
+@contextlib.contextmanager
+def open_run(cli_args: dict[str, Any], device: torch.device) -> Iterator[Run]:
+    """A new or a resumed run, whose folder is locked until the end of the block."""
     make_run = resume_run if 'resume' in cli_args else new_run
     run, lock = make_run(cli_args, device)
+    try:
+        yield run
+    finally:
+        if lock:
+            lock.close()
+
+
+def train_run(run: Run) -> int | None:
+    """Train a run, save it and report on it; the number of the signal if one stopped it."""
     config = run.config
     if run.model.is_counted:
         print0(f'{config.type}: counting n-grams, no gradient steps')
@@ -2687,16 +2711,20 @@ def train_main(cli_args: dict[str, Any], device: torch.device) -> int:
         evaluate_and_save(run, [], writer)
     else:
         with stop_signals() as signals:
-            if not train(run, writer, signals):
+            if not train_model(run, writer, signals):
                 save_checkpoint(run, 'last.pt')
                 resume = command('--resume', '-o', run.folder)
                 print0(f'stopped after step {run.step}; resume with: {resume}')
-                number = signals[0] if signals else signal.SIGTERM  # if another rank received it
-                return 128 + number
+                return signals[0] if signals else signal.SIGTERM  # if another rank received it
     report(run, writer)
-    if lock:
-        lock.close()
-    return 0
+    return None
+
+
+def train_main(cli_args: dict[str, Any], device: torch.device) -> int:
+    """Train a new or a resumed run; the exit code."""
+    with open_run(cli_args, device) as run:
+        number = train_run(run)
+    return 128 + number if number else 0
 
 
 def check_backprop_main(cli_args: dict[str, Any]) -> int:

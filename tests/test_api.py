@@ -112,3 +112,35 @@ def test_metrics_on_a_full_disk_are_one_line(train, monkeypatch):
     monkeypatch.setattr(makemore, 'get_batch', fill_disk)
     assert_one_line(train('mlp', '-o', 'x'), 1, 'x/metrics.jsonl', 'No space left')
     assert checkpoint('x/last.pt')['step'] == 5
+
+
+# -----------------------------------------------------------------------------
+# evaluation
+
+
+def test_evaluation_needs_tokens_and_a_split_that_exists(build, finished):
+    _, dataset, model = build('mlp')
+    with pytest.raises(makemore.UserError, match="split 'valid': unknown; choose train, dev, test"):
+        makemore.evaluate(model, dataset, 'valid')
+    with pytest.raises(makemore.UserError, match='with_data=True'):
+        makemore.evaluate(*makemore.load(finished('mlp')), 'dev')
+
+
+# -----------------------------------------------------------------------------
+# mistakes
+
+
+def test_mistakes_are_value_errors(tmp_path):
+    """As those of Python and torch for a bad argument: one need not know the program's classes."""
+    with pytest.raises(ValueError, match='train one first') as caught:
+        makemore.load(tmp_path)
+    assert caught.type is makemore.UserError
+
+
+def test_handlers_of_value_errors_let_mistakes_pass(run, tmp_path, monkeypatch):
+    """The handler around a large text made a failed run (exit code 1) of a mistake (2)."""
+    monkeypatch.setattr(makemore, 'LARGE_TEXT', 0)
+    (tmp_path / 'n.txt').write_text(100 * 'a')
+    assert_one_line(run('-i', 'n.txt', '--text'), 2, 'too little text')
+    monkeypatch.setattr('sys.stdin', None)
+    assert run('-i', '-').err == 'makemore: -i -: standard input is closed\n'

@@ -333,7 +333,7 @@ def test_the_loss_of_an_empty_split_is_none_and_not_nan(model_type, n_lines, run
 
 
 def test_evaluating_an_empty_split_is_none(build):
-    config, dataset, model = build('mlp')
+    _, dataset, model = build('mlp')
     nothing = torch.zeros(0, dtype=torch.int64)
     dataset.spans['test'] = makemore.Spans(nothing, nothing)
-    assert makemore.evaluate(makemore.Run(config, dataset, model), 'test') is None
+    assert makemore.evaluate(model, dataset, 'test') is None

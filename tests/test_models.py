@@ -199,12 +199,12 @@ def test_the_cache_changes_nothing(model_type, stop_token, build):
 
 @pytest.mark.parametrize('model_type', ALL)
 def test_evaluation_and_sampling_do_not_change_the_model(model_type, build):
-    config, dataset, model = build(model_type)
+    _, dataset, model = build(model_type)
     model = randomize(model)
     before = copy.deepcopy(model.state_dict())
     makemore.sample(model, dataset, 5)
     model.logits(torch.randint(27, (4, 5)))
-    makemore.evaluate(makemore.Run(config, dataset, model), 'dev')
+    makemore.evaluate(model, dataset, 'dev')
     after = model.state_dict()
     assert before.keys() == after.keys()
     for name in before:

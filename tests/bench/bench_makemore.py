@@ -203,8 +203,7 @@ def our_target(source: str, train: str, test: str, **settings: Any) -> Iterator[
     test_run = load_ours(makemore, input_file=test, **options)
     if test_run.dataset.chars != run.dataset.chars:
         raise ValueError('the test names lack a character that the training names have')
-    test_run.model = run.model
-    yield used | {'loss': makemore.evaluate(test_run, 'dev')}
+    yield used | {'loss': makemore.evaluate(run.model, test_run.dataset, 'dev')}
 
 
 def hold_out_dev(dataset: Any, n: int):
@@ -290,7 +289,7 @@ def our_count(source: str, **settings: Any) -> Iterator[dict]:
     def work():
         run = load_ours(makemore, type='ngram', **settings)
         run.model.fit(run.dataset)
-        losses.append(makemore.evaluate(run, 'dev'))
+        losses.append(makemore.evaluate(run.model, run.dataset, 'dev'))
 
     used = measure_with_memory(work)
     yield used | {'loss': losses[0]}
@@ -317,7 +316,7 @@ def our_text(source: str, text: str, budget: float, **settings: Any) -> Iterator
             step()
 
     used = measure(work)
-    yield used | {'loss': makemore.evaluate(run, 'dev'), 'steps': run.step}
+    yield used | {'loss': makemore.evaluate(run.model, run.dataset, 'dev'), 'steps': run.step}
 
 
 # karpathy/makemore

@@ -2261,7 +2261,7 @@ def diagnosed_step(run: Run, net: nn.Module, lr: float, writer: Any) -> tuple[fl
     loss, grad_norm = train_step(run, net, lr)
     reports = [
         diagnostics.activation_report(activations),
-        diagnostics.update_report(run.model, old_matrices, lr / run.config.learning_rate),
+        diagnostics.update_report(run.model, old_matrices, lr / (run.config.learning_rate or 1)),
     ]
     for found in reports:
         for line in found.lines:

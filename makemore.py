@@ -36,7 +36,7 @@ import sys
 import sysconfig
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -59,6 +59,8 @@ finally:
 
 try:  # optional: makemore.py on its own still trains, resumes and samples
     from makemore_extras import audit, backprop, board, diagnostics, fast, longtext, torchrun
+except KeyboardInterrupt:
+    sys.exit(130)
 except ModuleNotFoundError as error:
     if error.name != 'makemore_extras':
         raise
@@ -75,6 +77,10 @@ class UserError(ValueError):
 
 class RunError(Exception):
     """A failure during a run (a full disk, a loss of nan): reported in one line, exit code 1."""
+
+
+class Stopped(Exception):  # noqa: N818 (a signal is no error)
+    """A signal has stopped the training, which can be resumed."""
 
 
 # -----------------------------------------------------------------------------
@@ -2132,8 +2138,12 @@ def add_scalars(writer: Any, step: int, values: dict[str, float]):
 
 
 @torch.no_grad()
-def evaluate(model: LanguageModel, dataset: CharDataset, split: str = 'dev') -> float | None:
+def evaluate(
+    model: LanguageModel, dataset: CharDataset, split: str = 'dev', signals: Sequence[int] = ()
+) -> float | None:
     """Exact mean loss per token over a whole split: train, dev or test. None if it is empty.
+
+    Raises Stopped as soon as there is something in the list of signals.
 
     Batches are made of lines of similar length, so that there is little padding. With several
     processes each takes its part. The spans of a huge text are blocks spread over the split.
@@ -2148,7 +2158,8 @@ def evaluate(model: LanguageModel, dataset: CharDataset, split: str = 'dev') -> 
     total_tokens = 0
     device = device_of(model)
     with eval_mode(model):
-        while len(order):  # the longest first: if memory is short, it fails at once
+        while len(order) and not signals:
+            # the longest first: if memory is short, it fails at once
             longest = int(spans.lengths[order[-1]])
             batch_size = max(1, 2**13 // longest)
             rows = order[-batch_size:]
@@ -2158,7 +2169,9 @@ def evaluate(model: LanguageModel, dataset: CharDataset, split: str = 'dev') -> 
             n_tokens = int((y >= 0).sum())
             total_loss += model(x, y).item() * n_tokens
             total_tokens += n_tokens
-    total_loss, total_tokens = sum_over_ranks(total_loss, total_tokens)
+    total_loss, total_tokens, n_signals = sum_over_ranks(total_loss, total_tokens, len(signals))
+    if n_signals:
+        raise Stopped
     return total_loss / total_tokens if total_tokens else None
 
 
@@ -2304,12 +2317,12 @@ def add_metrics(run: Run, losses: list[float], dev_loss: float):
         raise RunError(f'cannot write {path}: {error.strerror}') from None
 
 
-def evaluate_and_save(run: Run, losses: list[float], writer: Any):
+def evaluate_and_save(run: Run, losses: list[float], writer: Any, signals: Sequence[int] = ()):
     """Evaluate on dev, report it, and save; `losses` are those of the steps since last time."""
-    dev_loss = evaluate(run.model, run.dataset, 'dev')
+    dev_loss = evaluate(run.model, run.dataset, 'dev', signals)
     name = 'dev loss'
     if dev_loss is None:  # there is no dev split
-        dev_loss = evaluate(run.model, run.dataset, 'train')
+        dev_loss = evaluate(run.model, run.dataset, 'train', signals)
         name = 'loss on all of train'
     report_losses(run, losses, name, dev_loss, writer)
     check_finite(run, dev_loss=dev_loss)
@@ -2382,6 +2395,21 @@ def add_samples(writer: Any, step: int, name: str, samples: list[str]):
 
 
 @contextlib.contextmanager
+def handle_signals(handle: Callable[[int, Any], Any], *numbers: int) -> Iterator[None]:
+    """Let a function handle some signals; afterwards they are handled as before."""
+    try:
+        old_handlers = [signal.signal(number, handle) for number in numbers]
+    except ValueError:  # not the main thread, which alone can do that
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, old_handlers, strict=True):
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
     """A list that receives the number of a signal.
 
@@ -2394,13 +2422,23 @@ def stop_signals() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    old_handlers = [signal.signal(number, handle) for number in numbers]
-    try:
+    with handle_signals(handle, signal.SIGINT, signal.SIGTERM):
         yield received
-    finally:
-        for number, handler in zip(numbers, old_handlers, strict=True):
-            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def interruptible(signals: list[int]) -> Iterator[None]:
+    """What is done inside changes no weights, so that the first signal already ends it at once."""
+
+    def handle(number: int, frame: Any):
+        signals.append(number)
+        raise KeyboardInterrupt
+
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        handle_signals(handle, signal.SIGINT, signal.SIGTERM),
+    ):
+        yield
 
 
 def is_due(interval: int | None, step: int) -> bool:
@@ -2408,8 +2446,8 @@ def is_due(interval: int | None, step: int) -> bool:
     return interval is not None and step % interval == 0
 
 
-def train_model(run: Run, writer: Any, signals: list[int]) -> bool:
-    """Train until max_steps; False if a signal stopped it before."""
+def train_model(run: Run, writer: Any, signals: list[int]):
+    """Train until max_steps; raises Stopped if a signal comes before."""
     config = run.config
     first_step = run.step
     first_seconds = run.seconds
@@ -2424,13 +2462,15 @@ def train_model(run: Run, writer: Any, signals: list[int]) -> bool:
 
             # once in a while: evaluate and save, and print samples
             if last_step or is_due(config.eval_interval, run.step):
-                evaluate_and_save(run, losses, writer)
+                evaluate_and_save(run, losses, writer, signals)
                 losses = []
-            if 0 < run.step < config.max_steps and is_due(config.sample_interval, run.step):
-                print_few_samples(run, writer)
-            stop = sum_over_ranks(len(signals))[0] > 0  # a signal to one process stops all
-            if last_step or stop:
-                return last_step
+            if sum_over_ranks(len(signals))[0] > 0:  # a signal to one process stops all
+                raise Stopped
+            if last_step:
+                return
+            if run.step > 0 and is_due(config.sample_interval, run.step):
+                with interruptible(signals):
+                    print_few_samples(run, writer)
 
             # one training step
             started = time.perf_counter()
@@ -2706,15 +2746,27 @@ def train_run(run: Run) -> int | None:
 
     write_history(run)
     writer = open_writer(run.folder)
+    resume = f'resume with: {command("--resume", "-o", run.folder)}'
+    try:
+        return train_and_report(run, writer, resume)
+    except (KeyboardInterrupt, SystemExit):  # a second signal, or one after the last step
+        if (run.folder / 'last.pt').exists():
+            print0(resume)
+        raise
+
+
+def train_and_report(run: Run, writer: Any, resume: str) -> int | None:
+    """Train to the end and report. If a signal stops it, save, say `resume` and return it."""
     if run.model.is_counted:
         run.model.fit(run.dataset)
         evaluate_and_save(run, [], writer)
     else:
         with stop_signals() as signals:
-            if not train_model(run, writer, signals):
+            try:
+                train_model(run, writer, signals)
+            except Stopped:
                 save_checkpoint(run, 'last.pt')
-                resume = command('--resume', '-o', run.folder)
-                print0(f'stopped after step {run.step}; resume with: {resume}')
+                print0(f'stopped after step {run.step}; {resume}')
                 return signals[0] if signals else signal.SIGTERM  # if another rank received it
     report(run, writer)
     return None
@@ -2805,22 +2857,9 @@ def discard_stdout():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-@contextlib.contextmanager
-def exit_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends the program with exit code 143, wherever it is."""
-
-    def handle(number: int, frame: Any):
-        sys.exit(128 + number)
-
-    try:
-        old_handler = signal.signal(signal.SIGTERM, handle)
-    except ValueError:  # not the main thread, which alone can do that
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old_handler)
+def exit_on_sigterm(number: int, frame: Any):
+    """Handle SIGTERM: end the program with exit code 143, wherever it is."""
+    sys.exit(128 + number)
 
 
 def run_command(argv: list[str] | None) -> int:
@@ -2850,7 +2889,7 @@ def main(argv: list[str] | None = None) -> int:
     SIGTERM.
     """
     try:
-        with exit_on_sigterm():
+        with handle_signals(exit_on_sigterm, signal.SIGTERM):
             return run_command(argv)
     except KeyboardInterrupt:
         return 130

@@ -106,6 +106,22 @@ def reach(job, step, *signals):
     makemore.get_batch = wait_at_step
 
 
+def signal_in(job, name, number, *signals):
+    """Send itself signals in a call of a function of makemore, and note how many calls follow."""
+    function = getattr(makemore, name)
+    calls = itertools.count(1)
+
+    def call(*args, **how):
+        count = next(calls)
+        if count == number:
+            for sent in signals:
+                kill_self(sent)
+        write_note(job['log'], 'calls after', count - number)
+        return function(*args, **how)
+
+    setattr(makemore, name, call)
+
+
 def interrupt_while_saving(job, number):
     """Ctrl-C twice in the middle of writing the checkpoint of that number."""
     save = torch.save

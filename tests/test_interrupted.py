@@ -9,6 +9,7 @@ import itertools
 import math
 import os
 import random
+import shlex
 import signal
 
 import pytest
@@ -143,6 +144,52 @@ def test_ctrl_c_twice_while_saving(go, undisturbed, names, tmp_path):
     assert 'Traceback' not in end.err
     assert check_after_kill(tmp_path / 'two', 99) < 99
     assert go('--resume', '-o', 'two').code == 0
+    same_run(one, tmp_path / 'two')
+
+
+# A phase of a run: a function that is called often in it, and which of the calls begins it.
+PHASES = {
+    'the first evaluation': ('pad_batch', 2),
+    'a later evaluation': ('pad_batch', 23),
+    'the samples during training': ('sample_token', 2),
+    'the samples of the report': ('sample_token', 150),
+}
+
+
+@pytest.fixture(scope='module')
+def many_names(server, tmp_path_factory):
+    """A run whose evaluations take seven batches: its command, and its folder undisturbed."""
+    folder = tmp_path_factory.mktemp('many')
+    lines = (f'{random.Random(number).getrandbits(32):08x}' for number in range(6000))
+    (folder / 'many.txt').write_text('\n'.join(lines))
+    more = ['--split', 'all', '--sample-interval', 4]
+    command = small_run('bigram', folder / 'many.txt', *more)
+    end = server(folder, [*command, '-o', 'one']).wait()
+    assert end.code == 0, end
+    return command, folder / 'one'
+
+
+def printed_command(end):
+    """The arguments of the command to resume a run, which is the last line that it printed."""
+    _, found, resume = end.err.splitlines()[-1].partition('resume with: python makemore.py ')
+    assert found, end
+    return shlex.split(resume)
+
+
+@pytest.mark.parametrize('number, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize('phase', PHASES)
+def test_a_signal_acts_at_once_in_every_phase(phase, number, code, go, fork, many_names, tmp_path):
+    """The first signal waited until an evaluation had ended, which may take minutes.
+
+    In the report it ended the run without a word on how to go on.
+    """
+    function, first_call = PHASES[phase]
+    command, one = many_names
+    child = fork(*command, '-o', 'two', plan=[['signal_in', function, first_call, number]])
+    end = child.wait()
+    assert end.code == code, end
+    assert child.read_note('calls after') <= 1
+    assert go(*printed_command(end)).code == 0
     same_run(one, tmp_path / 'two')
 
 

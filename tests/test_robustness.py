@@ -308,3 +308,13 @@ def test_a_signal_while_reading_ends_the_program(number, code, tmp_path):
     _, err = child.communicate(timeout=20)
     assert child.returncode == code
     assert 'Traceback' not in err
+
+
+def test_ctrl_c_while_the_extras_are_imported(tmp_path):
+    """A traceback of twenty lines; only the imports before them were thought of."""
+    (tmp_path / 'makemore.py').write_bytes(PROGRAM.read_bytes())
+    (tmp_path / 'makemore_extras').mkdir()
+    (tmp_path / 'makemore_extras/__init__.py').write_text('raise KeyboardInterrupt')
+    command = [sys.executable, 'makemore.py', '--version']
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr) == (130, '')

@@ -17,6 +17,7 @@ a GPT), sampling, checkpoints, training, command line. A new model is one class 
 import argparse
 import codecs
 import contextlib
+import copy
 import difflib
 import functools
 import gc
@@ -99,6 +100,7 @@ SPLIT_HELP = (
     'lecture: plain 80/10/10; all: train and evaluate on all lines'
 )
 SPLITS = ('honest', 'lecture', 'all')
+MEMBERS_HELP = 'mix: the model types that vote, as in ngram,gru (default: by the size of the data)'
 SMOOTHING_HELP = 'ngram: kn (interpolated Kneser-Ney) or add:K (add K to every count)'
 BACKPROP_METHODS = ('autograd', 'manual', 'micrograd')
 
@@ -129,15 +131,18 @@ class Config:
     tokenizer: str = option('data', 'char', 'char, bpe (learned) or a tokenizer file', fixed=True)
     vocab_size: int = option('data', 512, 'vocabulary of --tokenizer bpe', (256, 2**20), fixed=True)
 
-    type: str = option('model', 'transformer', 'model type, see the list below', fixed=True)
+    type: str = option('model', 'mix', 'model type, see the list below', fixed=True)
+    members: str | None = option('model', None, MEMBERS_HELP, fixed=True)
     block_size: int | None = option(
         'model', None, 'context length (default: the longest line)', (1, 2**16), fixed=True
     )
-    n_layer: int = option('model', 4, 'number of layers', (1, 512), fixed=True)
-    n_head: int = option('model', 4, 'number of attention heads', (1, 512), fixed=True)
-    n_embd: int = option('model', 64, 'embedding channels', (1, 2**16), fixed=True)
-    n_hidden: int = option('model', 64, 'hidden channels', (1, 2**16), fixed=True, flag='--n-embd2')
-    dropout: float = option('model', 0.0, 'dropout probability', (0, 0.99))
+    n_layer: int | None = option('model', 4, 'number of layers', (1, 512), fixed=True)
+    n_head: int | None = option('model', 4, 'number of attention heads', (1, 512), fixed=True)
+    n_embd: int | None = option('model', 64, 'embedding channels', (1, 2**16), fixed=True)
+    n_hidden: int | None = option(
+        'model', 64, 'hidden channels', (1, 2**16), fixed=True, flag='--n-embd2'
+    )
+    dropout: float | None = option('model', 0.0, 'dropout probability', (0, 0.99))
     smoothing: str = option('model', 'kn', SMOOTHING_HELP, fixed=True)
 
     batch_size: int = option('training', 64, 'items per step', (1, 2**20), flag='-b')
@@ -185,6 +190,9 @@ class Config:
     compile: bool = option('machine', False, 'compile the model with torch.compile, for GPUs')
     num_workers: int | None = option('machine', None, 'ignored; for old commands', flag='-n')
 
+
+# None for a mix: each member has what its type prefers
+SIZES = ('n_layer', 'n_head', 'n_embd', 'n_hidden', 'dropout')
 
 SETTINGS = {setting.name: setting for setting in fields(Config)}
 
@@ -249,11 +257,17 @@ def resolve_config(cli_args: dict, saved_settings: dict | None = None) -> Config
         if SETTINGS[name].metadata.get('fixed') and given != saved:
             raise UserError(f'{flag_of(name)} {given} contradicts the checkpoint: it has {saved}')
 
-    model_type = cli_args.get('type', saved_settings.get('type', Config.type))
-    preferred = dict(MODELS[model_type].preferred_settings)
+    settings = saved_settings | cli_args
+    default_type = 'transformer' if settings.get('text') else Config.type
+    model_type = settings.get('type', default_type)
+    preferred = {'type': model_type, **MODELS[model_type].preferred_settings}
     if cli_args.get('backprop') == 'micrograd':
         preferred['dropout'] = 0.0  # micrograd has no dropout
-    return Config(**{**preferred, **saved_settings, **cli_args})
+    config = Config(**{**preferred, **settings})
+    for name in SIZES:
+        if getattr(config, name) is None and model_type != 'mix':
+            raise UserError(f'{flag_of(name)} none: expected a number')
+    return config
 
 
 def settings_to_save(config: Config) -> dict[str, Any]:
@@ -285,6 +299,12 @@ def sum_over_ranks(*numbers: float) -> list[float]:
     if get_world_size() > 1:
         torch.distributed.all_reduce(totals)
     return totals.tolist()
+
+
+def mean_over_ranks(numbers: torch.Tensor) -> float:
+    """The mean of the numbers of all processes."""
+    total, n = sum_over_ranks(numbers.double().sum().item(), len(numbers))
+    return total / n
 
 
 def wait_for_ranks():
@@ -869,7 +889,7 @@ def load_data(config: Config, folder: Path | None = None) -> tuple[Config, CharD
         dataset = load_text(config)
     dataset.encode(config.prompt)  # fail early on a prompt with unknown characters
     model = MODELS[config.type]
-    block_size = model.choose_block_size(config, dataset.max_len)
+    block_size = model.choose_block_size(config, min(dataset.max_len, MAX_PIECE - 1))
     print0(describe_dataset(config, dataset))
 
     size = max(block_size, model.max_piece or 0)
@@ -974,19 +994,22 @@ class LanguageModel(nn.Module):
 
     A model that is not trained by gradient descent sets `is_counted` and has `fit(dataset)`.
 
-    A model may store tensors, the batch first, in the cache that it is given. It is then called
-    with one new token at a time, and must return the same logits as for the whole sequence.
+    A model may store tensors, the batch first, or a dictionary of them in the cache that it is
+    given. It is then called with one new token at a time, and must return the same logits as for
+    the whole sequence.
     """
 
     preferred_settings: dict[str, Any] = {}  # noqa: RUF012 (set once, by `register`)
     is_counted = False
+    starts_uniform = True  # before training all tokens are about equally probable
+    needs_float64 = False
     context: int | None = None  # how many tokens back the model sees; None: all of them
     max_piece: int | None = None  # lines longer than this and the block size are cut
 
     @classmethod
     def choose_block_size(cls, config: Config, max_len: int) -> int:
-        """--block-size, or the longest line and its end, at most MAX_PIECE."""
-        return config.block_size or min(max_len + 1, MAX_PIECE)
+        """--block-size, or the longest line and its end; max_len is below MAX_PIECE."""
+        return config.block_size or max_len + 1
 
     def logits(self, idx: torch.Tensor, cache: dict | None = None) -> torch.Tensor:
         """Logits (B, T, V) of the token that follows each position of idx (B, T)."""
@@ -996,6 +1019,19 @@ class LanguageModel(nn.Module):
         """Mean cross-entropy over all positions that have a target."""
         logits = self.logits(idx)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+
+    def token_losses(self, idx: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The cross-entropy (N,) of each position that has a target."""
+        real = targets >= 0
+        return F.cross_entropy(self.logits(idx)[real], targets[real], reduction='none')
+
+    def fit(self, dataset: CharDataset):
+        """Learn what is counted, not trained: nothing for most models."""
+
+    @property
+    def learners(self) -> list['LanguageModel']:
+        """The nets that are trained, each by its own loss."""
+        return [self]
 
     def next_logits(self, idx: torch.Tensor, cache: dict | None = None) -> torch.Tensor:
         """Logits (B, V) of the token that follows idx (B, T)."""
@@ -1078,6 +1114,7 @@ class PairTable(nn.Module):
         self.register_buffer('pairs', pairs)
         # cumulative[i] is the sum of all counts before i
         self.register_buffer('cumulative', F.pad(counts.cumsum(0), (1, 0)))  # (n + 1,)
+        self.register_load_state_dict_pre_hook(resize_table)
 
     def lookup(self, contexts: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """For each context: count of the token, count of all tokens, number of different ones."""
@@ -1094,6 +1131,12 @@ class PairTable(nn.Module):
         )  # end == begin if the pair never occurred
         count = self.cumulative[end] - self.cumulative[begin]
         return count.double(), total.double(), n_different.double()
+
+
+def resize_table(table: PairTable, state_dict: dict[str, Any], prefix: str, *_: Any):
+    """Give the buffers of a table the sizes that they have in a state dict that is being loaded."""
+    table.pairs = torch.empty_like(state_dict[f'{prefix}pairs'])
+    table.cumulative = torch.empty_like(state_dict[f'{prefix}cumulative'])
 
 
 def parse_smoothing(smoothing: str) -> float | None:
@@ -1129,6 +1172,8 @@ class NGram(LanguageModel):
     """
 
     is_counted = True
+    starts_uniform = False
+    needs_float64 = True
     max_piece = 2**12  # counting has no reason to cut a line short
 
     def __init__(self, config: Config, vocab_size: int):
@@ -1252,18 +1297,14 @@ class NGram(LanguageModel):
         found = self.look_up(idx, every_token)
         return self.interpolate(found, self.discount).log()  # (B, T, V)
 
-    def forward(self, idx: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The same loss as that of the base class, computed for the targets only."""
+    def token_losses(self, idx: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The losses (N,) of the base class, computed for the targets only."""
         found = self.look_up(idx, targets.clamp(min=0)[:, :, None])
         p = self.interpolate(found, self.discount)[:, :, 0]  # (B, T)
-        return -p[targets >= 0].log().mean()
+        return -p[targets >= 0].log()
 
-    def load_state_dict(self, state_dict: dict, strict: bool = True, assign: bool = False):
-        """Give the tables the sizes that they have in the state dict, then load it."""
-        for k, table in enumerate(self.tables):
-            table.pairs = torch.empty_like(state_dict[f'tables.{k}.pairs'])
-            table.cumulative = torch.empty_like(state_dict[f'tables.{k}.cumulative'])
-        return super().load_state_dict(state_dict, strict, assign)
+    def forward(self, idx: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return self.token_losses(idx, targets).mean()
 
 
 # -----------------------------------------------------------------------------
@@ -1653,6 +1694,155 @@ class Transformer(LanguageModel):
 
 
 # -----------------------------------------------------------------------------
+# models: several together
+
+DEFAULT_MEMBERS = 'ngram,gru'
+MAX_MEMBERS = 16
+EM_ROUNDS = 100  # of expectation maximization: after them the weights do not move any more
+
+
+def make_member(model_type: str, config: Config, vocab_size: int) -> LanguageModel:
+    """A member of a mix, with the architecture that its type prefers."""
+    model_class = MODELS[model_type]
+    own = Config(type=model_type, **model_class.preferred_settings)
+    typed = {name: getattr(config, name) for name in SIZES if getattr(config, name) is not None}
+    own = replace(own, **typed, smoothing=config.smoothing)
+    block_size = model_class.choose_block_size(own, config.block_size - 1)
+    return model_class(replace(own, block_size=block_size), vocab_size)
+
+
+def parse_members(members: str) -> list[str]:
+    """The model types of --members: 'ngram,gru' -> ['ngram', 'gru']."""
+    names = [name.strip() for name in members.split(',')]
+    for name in names:
+        if name not in MODELS or name == 'mix':
+            choices = ', '.join(other for other in MODELS if other != 'mix')
+            raise UserError(f'--members {members}: {name!r} is unknown; choose from {choices}')
+    n_trained = sum(not MODELS[name].is_counted for name in names)
+    if not 2 <= len(names) <= MAX_MEMBERS or n_trained == 0:
+        raise UserError(
+            f'--members {members}: expected 2 to {MAX_MEMBERS} types, and one that is trained'
+        )
+    return names
+
+
+def fit_weights(losses: torch.Tensor) -> torch.Tensor:
+    """The weights (M,) with which the mixture of M models has the lowest loss.
+
+    `losses` (N, M) are the losses of each model on this process's part of some held-out tokens.
+    Expectation maximization: a model's credit for a token is its share of the probability that
+    the mixture gives to it, and its new weight is its mean credit. No round raises the loss, and
+    there is only one minimum.
+    """
+    probs = losses.double().neg().exp()  # (N, M)
+    n_models = losses.size(1)
+    weights = torch.full((n_models,), 1 / n_models, dtype=torch.float64)
+    for _ in range(EM_ROUNDS):
+        credit = probs * weights
+        credit /= credit.sum(1, keepdim=True)
+        *sums, n_tokens = sum_over_ranks(*credit.sum(0).tolist(), len(credit))
+        weights = torch.tensor(sums, dtype=torch.float64) / n_tokens
+    return weights
+
+
+@register('mix', learning_rate=3e-3, max_steps=7500, **dict.fromkeys(SIZES))
+class Mix(LanguageModel):
+    """the weighted mean of the probabilities of several models, see --members
+
+    Different models make different mistakes: where one is surprised, another may not be. So their
+    mean is better than the best of them. Each learns from its own loss, and the weights are those
+    that predict dev best.
+
+    `trained` are the nets as they are being trained. `members` are the models that vote: n-gram
+    counts, and each net as it was when it predicted dev best. So a net that starts to learn its
+    list by heart does no harm.
+    """
+
+    starts_uniform = False
+    needs_float64 = True
+
+    def __init__(self, config: Config, vocab_size: int):
+        super().__init__()
+        self.names = parse_members(config.members or DEFAULT_MEMBERS)
+        models = [make_member(name, config, vocab_size) for name in self.names]
+        self.members = nn.ModuleList(models)
+        self.trained = nn.ModuleDict()
+        for number, model in enumerate(models):
+            if not model.is_counted:
+                self.trained[str(number)] = copy.deepcopy(model)
+                model.requires_grad_(False)
+        self.dev_losses: dict[int, torch.Tensor] = {}  # of the members; `update` fills it
+        n_members = len(models)
+        self.register_buffer('weights', torch.full((n_members,), 1 / n_members).double())
+        self.register_buffer('best_losses', torch.full((n_members,), math.inf).double())
+
+    @property
+    def learners(self) -> list[LanguageModel]:
+        return list(self.trained.values())
+
+    def fit(self, dataset: CharDataset):
+        """Count what is counted."""
+        for member in self.members:
+            member.fit(dataset)
+
+    @torch.no_grad()
+    def update(self, compute_losses: Callable, has_heldout: bool = True) -> float:
+        """Keep each net that predicts dev better than before, and fit the weights; the new loss.
+
+        compute_losses(model) returns the losses (N,) of a model on this process's part of dev.
+        Where there is nothing held out, all members keep the same weight: fitted on train, the
+        weights would be those of the member that knows it by heart.
+        """
+        for number, net in self.trained.items():
+            member = int(number)
+            losses = compute_losses(net)
+            loss = mean_over_ranks(losses)
+            if loss < self.best_losses[member]:
+                self.best_losses[member] = loss
+                self.members[member].load_state_dict(net.state_dict())
+                self.dev_losses[member] = losses
+        for member, model in enumerate(self.members):
+            if member not in self.dev_losses:  # counted, or loaded from a checkpoint
+                self.dev_losses[member] = compute_losses(model)
+                self.best_losses[member] = mean_over_ranks(self.dev_losses[member])
+        losses = torch.stack([self.dev_losses[member] for member in range(len(self.members))], 1)
+        if has_heldout:
+            self.weights.copy_(fit_weights(losses))
+        return mean_over_ranks(self.mix_losses(losses))
+
+    def mix(self, logits: Iterable[torch.Tensor]) -> torch.Tensor:
+        """The logarithm of the weighted mean of the members' probabilities."""
+        log_probs = [member_logits.double().log_softmax(-1) for member_logits in logits]
+        weighted = torch.stack(log_probs, -1) + self.weights.log()  # (..., V, members)
+        return weighted.logsumexp(-1)
+
+    def mix_losses(self, losses: torch.Tensor) -> torch.Tensor:
+        """The losses (N,) of the mixture, from those of its members (N, members)."""
+        return -(self.weights.log().to(losses.device) - losses.double()).logsumexp(-1)
+
+    def logits(self, idx: torch.Tensor, cache: dict | None = None) -> torch.Tensor:
+        return self.mix(member.logits(idx) for member in self.members)  # (B, T, V)
+
+    def next_logits(self, idx: torch.Tensor, cache: dict | None = None) -> torch.Tensor:
+        """Logits (B, V) of the token that follows idx (B, T); every member has its own cache."""
+        logits = []
+        for number, member in enumerate(self.members):
+            own_cache = None if cache is None else cache.setdefault(number, {})
+            logits.append(member.next_logits(idx, own_cache))
+        return self.mix(logits)
+
+    def token_losses(self, idx: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        losses = [member.token_losses(idx, targets) for member in self.members]
+        return self.mix_losses(torch.stack(losses, -1))
+
+    def forward(self, idx: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """In training the sum of the losses of the nets, so that each learns from its own."""
+        if self.training:
+            return sum(net(idx, targets) for net in self.learners)
+        return self.token_losses(idx, targets).mean()
+
+
+# -----------------------------------------------------------------------------
 # sampling
 
 ONE_BY_ONE = 10  # the first samples are drawn one by one, as in the lectures
@@ -1706,6 +1896,14 @@ def sample_token(probs: torch.Tensor, generator: torch.Generator) -> torch.Tenso
     return token.clamp(max=probs.size(-1) - 1)
 
 
+def select_rows(cache: dict, rows: torch.Tensor) -> dict:
+    """The part of a cache that belongs to some rows of the batch."""
+    return {
+        key: select_rows(entry, rows) if isinstance(entry, dict) else entry[rows]
+        for key, entry in cache.items()
+    }
+
+
 @torch.no_grad()
 def generate(
     model: LanguageModel,
@@ -1741,7 +1939,7 @@ def generate(
             unfinished = unfinished.to(device)
             idx = idx[unfinished]
             if cache:
-                cache = {key: entry[unfinished] for key, entry in cache.items()}
+                cache = select_rows(cache, unfinished)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -1962,7 +2160,8 @@ def build_run(content: dict[str, Any], config: Config, folder: Path) -> Run:
     model_class = MODELS[config.type]
     vocab_size = dataset.vocab_size
     if HAVE_EXTRAS:
-        sizes = (config.n_layer, config.n_embd, config.n_hidden, config.block_size, vocab_size)
+        sizes = [getattr(config, name) or 1 for name in ('n_layer', 'n_embd', 'n_hidden')]
+        sizes += [config.block_size, vocab_size]
         audit.check_claims(lambda: model_class(config, vocab_size), sizes, content['model'])
     model = model_class(config, vocab_size)
     model.load_state_dict(content['model'])
@@ -2137,6 +2336,25 @@ def add_scalars(writer: Any, step: int, values: dict[str, float]):
             writer.add_scalar(name, value, step)
 
 
+def evaluation_batches(
+    dataset: CharDataset, split: str, device: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Inputs and targets of all items of a split, of this process's part with several processes.
+
+    Batches are made of lines of similar length, so that there is little padding. The spans of a
+    huge text are blocks spread over the split.
+    """
+    spans = dataset.spans[split]
+    order = spans.lengths.argsort(stable=True)[get_rank() :: get_world_size()]
+    while len(order):  # the longest first: if memory is short, it fails at once
+        longest = int(spans.lengths[order[-1]])
+        batch_size = max(1, 2**13 // longest)
+        rows = order[-batch_size:]
+        order = order[:-batch_size]
+        batch = Spans(spans.starts[rows], spans.lengths[rows])
+        yield pad_batch(dataset.tokens, batch, device)
+
+
 @torch.no_grad()
 def evaluate(
     model: LanguageModel, dataset: CharDataset, split: str = 'dev', signals: Sequence[int] = ()
@@ -2144,28 +2362,17 @@ def evaluate(
     """Exact mean loss per token over a whole split: train, dev or test. None if it is empty.
 
     Raises Stopped as soon as there is something in the list of signals.
-
-    Batches are made of lines of similar length, so that there is little padding. With several
-    processes each takes its part. The spans of a huge text are blocks spread over the split.
     """
     if dataset.tokens is None:
         raise UserError('this data set has no tokens to evaluate on: load it with with_data=True')
     if split not in dataset.spans:
         raise UserError(f'split {split!r}: unknown; choose {", ".join(dataset.spans)}')
-    spans = dataset.spans[split]
-    order = spans.lengths.argsort(stable=True)[get_rank() :: get_world_size()]
     total_loss = 0.0
     total_tokens = 0
-    device = device_of(model)
     with eval_mode(model):
-        while len(order) and not signals:
-            # the longest first: if memory is short, it fails at once
-            longest = int(spans.lengths[order[-1]])
-            batch_size = max(1, 2**13 // longest)
-            rows = order[-batch_size:]
-            order = order[:-batch_size]
-            batch = Spans(spans.starts[rows], spans.lengths[rows])
-            x, y = pad_batch(dataset.tokens, batch, device)
+        for x, y in evaluation_batches(dataset, split, device_of(model)):
+            if signals:
+                break
             n_tokens = int((y >= 0).sum())
             total_loss += model(x, y).item() * n_tokens
             total_tokens += n_tokens
@@ -2173,6 +2380,27 @@ def evaluate(
     if n_signals:
         raise Stopped
     return total_loss / total_tokens if total_tokens else None
+
+
+def update_mix(run: Run, split: str, signals: Sequence[int] = ()) -> float:
+    """Let the members of a mix keep what is better, fit their weights; the loss of the mixture.
+
+    Raises Stopped as `evaluate` does. What a member has kept by then stays right.
+    """
+
+    def compute_losses(model: LanguageModel) -> torch.Tensor:
+        losses = []
+        for x, y in evaluation_batches(run.dataset, split, run.device):
+            if signals:
+                break
+            losses.append(model.token_losses(x, y).cpu())
+        if sum_over_ranks(len(signals))[0]:
+            raise Stopped
+        return torch.cat(losses)
+
+    has_heldout = split == 'dev' and run.config.split != 'all'
+    with eval_mode(run.model):
+        return run.model.update(compute_losses, has_heldout)
 
 
 def get_lr(config: Config, step: int) -> float:
@@ -2190,8 +2418,9 @@ def make_optimizer(
     config: Config, model: nn.Module, device: torch.device, saved_state: dict | None = None
 ) -> torch.optim.AdamW:
     """AdamW, with the averages of a saved one if given; biases and norms are not decayed."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim >= 2]
+    vectors = [p for p in trained if p.ndim < 2]
     groups = [
         {'params': matrices, 'weight_decay': config.weight_decay},
         {'params': vectors, 'weight_decay': 0.0},
@@ -2248,9 +2477,8 @@ def train_step(run: Run, net: nn.Module, lr: float) -> tuple[float, float]:
     for group in run.optimizer.param_groups:
         group['lr'] = lr
     x, y, weight = get_batch(run.dataset, config, run.step, run.device)
-    if config.dropout > 0:  # seeded by (seed, step), so that a resumed run drops the same
-        generator = make_generator(config.seed, run.step, get_rank())
-        torch.manual_seed(generator.initial_seed())
+    # dropout is seeded by (seed, step), so that a resumed run drops the same
+    torch.manual_seed(make_generator(config.seed, run.step, get_rank()).initial_seed())
 
     # forward, backward, update
     run.optimizer.zero_grad(set_to_none=True)
@@ -2258,12 +2486,14 @@ def train_step(run: Run, net: nn.Module, lr: float) -> tuple[float, float]:
         loss = backward_autograd(net, x, y, weight)
     else:  # --backprop manual or micrograd
         loss = run.backward(run.model, x, y, weight)
-    parameters = [p for group in run.optimizer.param_groups for p in group['params']]
     clip_grad_norm = fast.clip_grad_norm if HAVE_EXTRAS else nn.utils.clip_grad_norm_
-    grad_norm = clip_grad_norm(parameters, config.grad_clip or math.inf)
+    learners = run.model.learners
+    grad_norms = []
+    for learner in learners:
+        grad_norms.append(clip_grad_norm(learner.parameters(), config.grad_clip or math.inf))
     run.optimizer.step()
     run.step += 1
-    return loss.item(), grad_norm.item()
+    return loss.item() / len(learners), max(grad_norms).item()
 
 
 def diagnosed_step(run: Run, net: nn.Module, lr: float, writer: Any) -> tuple[float, float]:
@@ -2319,12 +2549,17 @@ def add_metrics(run: Run, losses: list[float], dev_loss: float):
 
 def evaluate_and_save(run: Run, losses: list[float], writer: Any, signals: Sequence[int] = ()):
     """Evaluate on dev, report it, and save; `losses` are those of the steps since last time."""
-    dev_loss = evaluate(run.model, run.dataset, 'dev', signals)
-    name = 'dev loss'
-    if dev_loss is None:  # there is no dev split
-        dev_loss = evaluate(run.model, run.dataset, 'train', signals)
-        name = 'loss on all of train'
+    has_dev = len(run.dataset.spans['dev'].starts) > 0
+    split = 'dev' if has_dev else 'train'
+    name = 'dev loss' if has_dev else 'loss on all of train'
+    is_mix = isinstance(run.model, Mix)
+    if is_mix:
+        dev_loss = update_mix(run, split, signals)
+    else:
+        dev_loss = evaluate(run.model, run.dataset, split, signals)
     report_losses(run, losses, name, dev_loss, writer)
+    if is_mix:
+        report_members(run, writer)
     check_finite(run, dev_loss=dev_loss)
     add_metrics(run, losses, dev_loss)
 
@@ -2350,13 +2585,27 @@ def report_losses(run: Run, losses: list[float], name: str, dev_loss: float, wri
     if writer:
         writer.flush()
 
-    if run.step == 0 and run.optimizer:  # before training
+    if run.step == 0 and run.model.starts_uniform:
         vocab_size = run.dataset.vocab_size
         uniform = math.log(vocab_size)
         is_far = abs(dev_loss / uniform - 1) > 0.1
         warning = '; more than 10 % apart: check the initialization' if is_far else ''
         guess = f'uniform guess: ln {vocab_size} = {uniform:.4f}'
         print0(f'initial {name} {dev_loss:.4f} ({guess}){warning}')
+
+
+def report_members(run: Run, writer: Any):
+    """Print the dev loss and the weight of each member of a mix, and write them as curves."""
+    curves = {}
+    parts = []
+    model = run.model
+    numbers = zip(model.names, model.best_losses.tolist(), model.weights.tolist(), strict=True)
+    for name, loss, weight in numbers:
+        parts.append(f'{name} {loss:.4f} (weight {weight:.2f})')
+        curves[f'member loss/{name}'] = loss
+        curves[f'member weight/{name}'] = weight
+    print0(f'step {run.step:6} | {", ".join(parts)}')
+    add_scalars(writer, run.step, curves)
 
 
 def print_few_samples(run: Run, writer: Any):
@@ -2540,7 +2789,7 @@ def report(run: Run, writer: Any):
 
 def count_parameters(model: nn.Module) -> int:
     """The number of trainable weights."""
-    return sum(p.numel() for p in model.parameters())
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def describe_loss(split: str, loss: float, dataset: CharDataset) -> str:
@@ -2712,13 +2961,19 @@ def start_run(run: Run, device: torch.device, optimizer_state: dict | None = Non
         raise UserError(f'--batch-size {run.config.batch_size} is too small for all processes')
     torch.set_num_threads(run.config.threads or 1)
     run.backward = choose_backward(run)
+    run.device = choose_device(run.model, device)
+    run.model.to(run.device)
     if run.model.is_counted:
-        run.device = torch.device('cpu')
         return run
-    run.device = device
-    run.model.to(device)
-    run.optimizer = make_optimizer(run.config, run.model, device, optimizer_state)
+    run.optimizer = make_optimizer(run.config, run.model, run.device, optimizer_state)
     return run
+
+
+def choose_device(model: LanguageModel, device: torch.device) -> torch.device:
+    """The device to run a model on: counting stays on the CPU, and mps has no float64."""
+    if model.is_counted or (model.needs_float64 and device.type == 'mps'):
+        return torch.device('cpu')
+    return device
 
 
 @contextlib.contextmanager
@@ -2757,8 +3012,9 @@ def train_run(run: Run) -> int | None:
 
 def train_and_report(run: Run, writer: Any, resume: str) -> int | None:
     """Train to the end and report. If a signal stops it, save, say `resume` and return it."""
-    if run.model.is_counted:
+    if run.step == 0:
         run.model.fit(run.dataset)
+    if run.model.is_counted:
         evaluate_and_save(run, [], writer)
     else:
         with stop_signals() as signals:
@@ -2819,7 +3075,7 @@ def sample_main(cli_args: dict[str, Any], device: torch.device) -> int:
     if not is_same_list(typed_file, config.input_file):
         raise UserError(f'{folder} was trained on {list_name}, not on {typed_file}')
     torch.set_num_threads(config.threads or 1)
-    model = run.model if run.model.is_counted else run.model.to(device)
+    model = run.model.to(choose_device(run.model, device))
     print0(f'{folder}: {config.type} on {list_name}, step {run.step}, dev loss {run.best_loss:.4f}')
     print0(f'seed {config.seed}; --seed {config.seed} repeats these samples')
     options = sampling_options(config)

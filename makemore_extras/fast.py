@@ -551,6 +551,18 @@ FAST_LOSSES = {
 }
 
 
+def mix_loss(model: nn.Module, idx: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The sum of the losses of the nets of a mix."""
+    losses = []
+    for net in model.learners:
+        fast_loss = FAST_LOSSES.get(type(net).__name__)
+        losses.append(fast_loss(net, idx, targets) if fast_loss else net(idx, targets))
+    return sum(losses)
+
+
+FAST_LOSSES['Mix'] = mix_loss
+
+
 def loss_and_gradients(
     compute_loss: Callable, model: nn.Module, idx: torch.Tensor, targets: torch.Tensor
 ) -> list[torch.Tensor]:
@@ -560,7 +572,8 @@ def loss_and_gradients(
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     loss = compute_loss(twin, idx, targets)
-    return [loss, *torch.autograd.grad(loss, list(twin.parameters()))]
+    trained = [p for p in twin.parameters() if p.requires_grad]
+    return [loss, *torch.autograd.grad(loss, trained)]
 
 
 def computes_the_same(

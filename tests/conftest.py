@@ -122,8 +122,7 @@ def build(names):
         config, dataset = makemore.load_data(makemore.resolve_config(cli_args))
         torch.manual_seed(1)
         model = makemore.MODELS[kind](config, dataset.vocab_size)
-        if hasattr(model, 'fit'):
-            model.fit(dataset)
+        model.fit(dataset)
         return config, dataset, model
 
     return build

@@ -50,6 +50,7 @@ KILLED = {
     'mlp': ('mlp', []),
     'transformer': ('transformer', []),
     'gru': ('gru', []),
+    'mix': ('mix', []),
     'text in memory': ('bow', []),
     'text in a token file': ('bow', [['token_file']]),
 }

@@ -42,7 +42,8 @@ def python(code, *args, cwd=ROOT):
 
 def test_precedence_of_settings():
     """Weakest first: the defaults, what the type prefers, the checkpoint, what was typed."""
-    assert makemore.resolve_config({}).type == 'transformer'
+    assert makemore.resolve_config({}).type == 'mix'
+    assert makemore.resolve_config({'text': True}).type == 'transformer'
 
     preferred = makemore.MODELS['mlp'].preferred_settings['n_embd']
     assert preferred != makemore.Config.n_embd
@@ -130,7 +131,12 @@ MISTAKES = {
     '--smoothing add:0': ['--smoothing', 'add:0'],
     '--device cdua': ['--device', 'cdua'],
     '--seed -1': ['--seed', '-1'],
-    '--n-head 3': ['--n-head 3', '--n-embd'],
+    '--type transformer --n-head 3': ['--n-head 3', '--n-embd'],
+    '--type mlp --n-embd none': ['--n-embd none', 'number'],
+    '--type mix --members ngram': ['ngram', '2 to'],
+    '--type mix --members ngram,grru': ['grru', 'gru'],
+    '--type mix --members ngram,ngram': ['trained'],
+    '--type mix --members gru,mix': ['mix'],
     '-i': ['-i', 'argument'],
     'names.txt': ['names.txt'],
     '--sample-only -o nowhere': ['nowhere', 'best.pt'],
@@ -264,7 +270,7 @@ def test_the_file_alone_is_enough(tmp_path, names):
         events.Reload()
         tags = events.Tags()['scalars']
         assert 'loss/dev' in tags
-        assert ('learning rate' in tags) == (not hasattr(makemore.MODELS[model_type], 'fit'))
+        assert ('learning rate' in tags) == (not makemore.MODELS[model_type].is_counted)
 
 
 # -----------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import makemore
 
 ALL = list(makemore.MODELS)
-TRAINED = [name for name, cls in makemore.MODELS.items() if not hasattr(cls, 'fit')]
+TRAINED = [name for name, cls in makemore.MODELS.items() if not cls.is_counted]
 
 
 def default_model(model_type, **typed):

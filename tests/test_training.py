@@ -20,7 +20,7 @@ from comparing import checkpoint, differences, same_run
 import makemore
 
 ALL = list(makemore.MODELS)
-TRAINED = [name for name, cls in makemore.MODELS.items() if not hasattr(cls, 'fit')]
+TRAINED = [name for name, cls in makemore.MODELS.items() if not cls.is_counted]
 
 
 def read_result(folder):

@@ -1,0 +1,179 @@
+"""Several models together: --type mix."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn as nn
+
+import makemore
+from makemore_extras import fast
+
+MEMBERS = 'ngram,gru,mlp'
+
+
+@pytest.fixture
+def mix(build):
+    """A mix of three on the 200 names, with weights that differ and nets that know something."""
+    config, dataset, model = build('mix', members=MEMBERS, dropout=0.0)
+    torch.manual_seed(0)
+    for p in model.members.parameters():
+        nn.init.normal_(p, std=0.3)
+    model.weights.copy_(torch.tensor([0.5, 0.3, 0.2]))
+    return config, dataset, model.eval()
+
+
+def all_of(dataset, split):
+    return makemore.pad_batch(dataset.tokens, dataset.spans[split])
+
+
+# -----------------------------------------------------------------------------
+# the model
+
+
+def test_its_probabilities_are_the_weighted_mean_of_those_of_its_members(mix):
+    _, dataset, model = mix
+    x, _ = all_of(dataset, 'dev')
+    mean = 0
+    for member, weight in zip(model.members, [0.5, 0.3, 0.2], strict=True):
+        mean = mean + weight * member.logits(x).double().softmax(-1)
+    probs = model.logits(x).exp()
+    torch.testing.assert_close(probs, mean)
+    torch.testing.assert_close(probs.sum(-1), torch.ones_like(probs[..., 0]))
+    torch.testing.assert_close(model.next_logits(x).exp(), mean[:, -1])
+
+
+def test_its_loss_is_that_of_these_probabilities(mix):
+    _, dataset, model = mix
+    x, y = all_of(dataset, 'dev')
+    total = n = 0
+    for logits, targets in zip(model.logits(x), y, strict=True):
+        for row, target in zip(logits, targets.tolist(), strict=True):
+            if target >= 0:
+                total -= row[target].item()
+                n += 1
+    assert model(x, y).item() == pytest.approx(total / n, rel=1e-6)
+
+
+def test_a_member_with_weight_zero_has_no_say(mix):
+    _, dataset, model = mix
+    model.weights.copy_(torch.tensor([0.0, 1.0, 0.0]))
+    x, _ = all_of(dataset, 'dev')
+    torch.testing.assert_close(
+        model.logits(x).softmax(-1), model.members[1].logits(x).double().softmax(-1)
+    )
+
+
+def test_each_member_has_the_sizes_of_its_type_or_those_that_were_typed(names):
+    config = makemore.resolve_config({'type': 'mix', 'members': 'ngram,gru,wavenet'})
+    model = makemore.Mix(makemore.replace(config, block_size=16), 27)
+    assert model.members[0].context == 5
+    assert model.members[1].h2h.in_features == 128
+    assert model.members[2].context == 8
+    config = makemore.resolve_config({'type': 'mix', 'members': 'ngram,gru', 'n_hidden': 9})
+    model = makemore.Mix(makemore.replace(config, block_size=16), 27)
+    assert model.members[1].h2h.in_features == 9
+
+
+# -----------------------------------------------------------------------------
+# the weights
+
+
+def test_no_other_weights_have_a_lower_loss():
+    """Expectation maximization against a search over a fine grid of all weights."""
+    torch.manual_seed(2)
+    losses = torch.rand(400, 3).double() * torch.tensor([4.0, 4.5, 5.0])
+    found = makemore.fit_weights(losses)
+    assert found.sum().item() == pytest.approx(1)
+
+    def loss_of(weights):
+        return -(losses.neg().exp() @ weights).log().mean().item()
+
+    grid = range(0, 101, 2)
+    rivals = [(a / 100, b / 100, (100 - a - b) / 100) for a in grid for b in grid if a + b <= 100]
+    best = min(rivals, key=lambda weights: loss_of(torch.tensor(weights).double()))
+    assert loss_of(found) <= loss_of(torch.tensor(best).double()) + 1e-7
+    assert found.tolist() == pytest.approx(best, abs=0.03)
+
+
+def test_a_member_that_is_always_worse_gets_no_weight():
+    losses = torch.rand(300, 1).double() * torch.tensor([1.0, 1.0]) + torch.tensor([0.0, 3.0])
+    assert makemore.fit_weights(losses)[1] < 1e-6
+
+
+def test_without_lines_held_out_all_members_count_the_same(train, tmp_path):
+    """On its own training lines a model that knows them by heart would get all the weight."""
+    assert train('mix', '-o', 'x', '--split', 'all').code == 0
+    model, _ = makemore.load(tmp_path / 'x')
+    assert model.weights.tolist() == [0.5, 0.5]
+    assert train('mix', '-o', 'y').code == 0
+    model, _ = makemore.load(tmp_path / 'y')
+    assert model.weights.tolist() != [0.5, 0.5]
+
+
+# -----------------------------------------------------------------------------
+# training
+
+
+def test_each_net_learns_as_it_would_alone(train, tmp_path):
+    """With one net beside the counts, its weights are those of the same type alone."""
+    settings = {'dropout': 0.2, 'batch_size': 16, 'learning_rate': 0.004, 'weight_decay': 0.1}
+    assert train('mix', '-o', 'mix', members='ngram,gru', **settings).code == 0
+    assert train('gru', '-o', 'gru', **settings).code == 0
+    mix = torch.load(tmp_path / 'mix/last.pt')['model']
+    gru = torch.load(tmp_path / 'gru/last.pt')['model']
+    for name, weight in gru.items():
+        assert torch.equal(mix[f'trained.1.{name}'], weight), name
+
+
+def test_each_net_is_clipped_by_its_own_gradient(build):
+    """The gradient of one net does not change how far another one goes."""
+    config, dataset, model = build('mix', members='gru,mlp', dropout=0.0, grad_clip=0.01)
+    run = makemore.Run(config, dataset, model.train(), device=torch.device('cpu'))
+    run.optimizer = makemore.make_optimizer(config, model, run.device)
+    makemore.train_step(run, model, 0.0)
+    for net in model.learners:
+        norms = torch.stack([p.grad.norm() for p in net.parameters()])
+        assert norms.norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_a_member_keeps_the_weights_with_which_it_predicted_dev_best(mix):
+    """A net that starts to overfit goes on learning, but votes as it did at its best."""
+    _, dataset, model = mix
+    x, y = all_of(dataset, 'dev')
+
+    def compute_losses(net):
+        return net.token_losses(x, y)
+
+    model.update(compute_losses)
+    good = copy.deepcopy(model.members[1].state_dict())
+    best_losses = model.best_losses.clone()
+    nn.init.normal_(model.trained['1'].head.weight, std=50.0)
+    loss = model.update(compute_losses)
+    for name, weight in model.members[1].state_dict().items():
+        assert torch.equal(weight, good[name])
+    assert torch.equal(model.best_losses, best_losses)
+    assert loss == pytest.approx(model(x, y).item())
+
+    model.trained['1'].load_state_dict(good)
+    with torch.no_grad():
+        model.trained['1'].head.bias += y[y >= 0].bincount(minlength=27).log1p() / 10
+    model.update(compute_losses)
+    assert model.best_losses[1] < best_losses[1]
+    assert torch.equal(model.members[1].head.bias, model.trained['1'].head.bias)
+
+
+def test_the_fast_loss_and_its_gradients_are_those_of_the_plain_model(build):
+    _, dataset, model = build('mix', members=MEMBERS + ',transformer,bow', dropout=0.0)
+    model.train()
+    x, y = all_of(dataset, 'dev')
+    assert fast.computes_the_same(fast.mix_loss, model, x, y)
+    assert fast.mix_loss(model, x, y).item() > 4 * math.log(20)  # a sum, one loss for each net
+
+
+def test_the_log_shows_each_member_and_its_weight(train):
+    done = train('mix', '-o', 'x', members='ngram,mlp')
+    assert done.code == 0
+    line = done.err.splitlines()[-2]
+    assert 'ngram' in line and 'mlp' in line and line.count('weight') == 2

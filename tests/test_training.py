@@ -117,7 +117,7 @@ def test_the_result_for_scripts(model_type, finished):
     expected = {'type', 'params', 'steps', 'seconds', 'train', 'dev', 'test', 'novelty', 'settings'}
     assert expected <= result.keys()
     assert result['type'] == model_type
-    assert result['params'] == sum(p.numel() for p in model.parameters())
+    assert result['params'] == makemore.count_parameters(model)
     assert 0 <= result['novelty'] <= 1
     assert result['settings']['n_embd'] == 16
     if model_type in TRAINED:

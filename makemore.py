@@ -2074,6 +2074,14 @@ def stream_text(
 CHECKPOINT_VERSION = 2
 METRICS = 'metrics.jsonl'  # in the folder of a run: a line of JSON for every evaluation
 
+# Folders of curves in that of a run. TensorBoard shows curves of one name, here `loss`, in one card
+# if they are in different folders.
+CURVES = ('train', 'dev', 'all', 'n-gram')
+
+# What --overwrite removes from the folder of a run.
+RUN_FILES = ['last.pt', 'best.pt', 'result.json', 'events.out.tfevents.*']
+RUN_FILES += [f'{curve}/events.out.tfevents.*' for curve in CURVES]
+
 
 @dataclass
 class Run:
@@ -2090,6 +2098,7 @@ class Run:
     best_loss: float = math.inf  # lowest dev loss so far
     seconds: float = 0.0  # spent on training
     history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
+    ngram_loss: float | None = None  # dev loss of n-gram counts on the same data, if it is known
 
 
 def save_checkpoint(run: Run, name: str):
@@ -2277,7 +2286,7 @@ def claim_run_dir(config: Config) -> tuple[Path, Any]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = lock_run_dir(folder)
         check_work_dir(config)  # another run may have ended here since the first look
-        for pattern in ('last.pt', 'best.pt', 'result.json', 'events.out.tfevents.*'):
+        for pattern in RUN_FILES:
             for path in folder.glob(pattern):
                 path.unlink()
         sync_folder(folder)  # nothing of an old run may come back beside the new one
@@ -2314,19 +2323,48 @@ def make_numbered_dir(name: str) -> Path:
 # evaluation and training
 
 
-def open_writer(folder: Path) -> Any:
-    """A writer of TensorBoard's curves on rank 0; None where TensorBoard is not installed."""
-    if get_rank() > 0:
-        return None
-    try:
-        if HAVE_EXTRAS:
-            return board.EventWriter(folder)
-        from torch.utils.tensorboard import SummaryWriter
+def open_writer(folder: Path, first_step: int) -> Any:
+    """A writer for TensorBoard, which then forgets what the folder has from first_step on."""
+    folder.mkdir(exist_ok=True)
+    if HAVE_EXTRAS:
+        return board.EventWriter(folder, first_step)
+    from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(folder)
+    return SummaryWriter(folder, purge_step=first_step)
+
+
+def open_writers(run: Run) -> dict[str, Any]:
+    """TensorBoard's writers on rank 0: of the run ('.') and of its CURVES.
+
+    There are none where TensorBoard is not installed.
+    """
+    if get_rank() > 0:
+        return {}
+    # a resumed run starts with an evaluation, then comes the first step
+    first_steps = {'.': run.step, 'dev' if has_dev(run) else 'all': run.step}
+    if run.optimizer:
+        first_steps['train'] = run.step + 1
+    if run.ngram_loss is not None:
+        first_steps['n-gram'] = run.step
+    try:
+        return {name: open_writer(run.folder / name, step) for name, step in first_steps.items()}
     except ImportError:
         print0('TensorBoard is not installed, so there are no curves: pip install tensorboard')
+        return {}
+
+
+def find_ngram_loss(run: Run) -> float | None:
+    """The lowest dev loss of the n-gram runs beside this one that have the same data."""
+    if not HAVE_EXTRAS or run.config.type == 'ngram' or run.config.input_file == '-':
         return None
+    settings = settings_to_save(run.config)
+    data = {name: settings[name] for name in settings if SETTINGS[name].metadata['group'] == 'data'}
+    return board.find_lowest_loss(run.folder.parent, 'ngram', data)
+
+
+def has_dev(run: Run) -> bool:
+    """Whether there is a dev split: a list of very few lines has none."""
+    return len(run.dataset.spans['dev'].starts) > 0
 
 
 def add_scalars(writer: Any, step: int, values: dict[str, float]):
@@ -2496,7 +2534,9 @@ def train_step(run: Run, net: nn.Module, lr: float) -> tuple[float, float]:
     return loss.item() / len(learners), max(grad_norms).item()
 
 
-def diagnosed_step(run: Run, net: nn.Module, lr: float, writer: Any) -> tuple[float, float]:
+def diagnosed_step(
+    run: Run, net: nn.Module, lr: float, writers: dict[str, Any]
+) -> tuple[float, float]:
     """A training step that reports on activations, gradients and updates."""
     x, y, _ = get_batch(run.dataset, run.config, run.step, run.device)
     activations = diagnostics.observe_activations(run.model, x, y)
@@ -2509,8 +2549,8 @@ def diagnosed_step(run: Run, net: nn.Module, lr: float, writer: Any) -> tuple[fl
     for found in reports:
         for line in found.lines:
             print0(f'step {run.step:6} | {line}')
-        if writer:
-            board.add_report(writer, found, run.step)
+        if writers:
+            board.add_report(writers['train'], found, run.step)
     return loss, grad_norm
 
 
@@ -2547,19 +2587,20 @@ def add_metrics(run: Run, losses: list[float], dev_loss: float):
         raise RunError(f'cannot write {path}: {error.strerror}') from None
 
 
-def evaluate_and_save(run: Run, losses: list[float], writer: Any, signals: Sequence[int] = ()):
+def evaluate_and_save(
+    run: Run, losses: list[float], writers: dict[str, Any], signals: Sequence[int] = ()
+):
     """Evaluate on dev, report it, and save; `losses` are those of the steps since last time."""
-    has_dev = len(run.dataset.spans['dev'].starts) > 0
-    split = 'dev' if has_dev else 'train'
-    name = 'dev loss' if has_dev else 'loss on all of train'
+    split = 'dev' if has_dev(run) else 'train'
+    name = 'dev loss' if has_dev(run) else 'loss on all of train'
     is_mix = isinstance(run.model, Mix)
     if is_mix:
         dev_loss = update_mix(run, split, signals)
     else:
         dev_loss = evaluate(run.model, run.dataset, split, signals)
-    report_losses(run, losses, name, dev_loss, writer)
+    report_losses(run, losses, name, dev_loss, writers)
     if is_mix:
-        report_members(run, writer)
+        report_members(run, writers)
     check_finite(run, dev_loss=dev_loss)
     add_metrics(run, losses, dev_loss)
 
@@ -2571,18 +2612,19 @@ def evaluate_and_save(run: Run, losses: list[float], writer: Any, signals: Seque
     wait_for_ranks()  # for rank 0, which writes
 
 
-def report_losses(run: Run, losses: list[float], name: str, dev_loss: float, writer: Any):
+def report_losses(
+    run: Run, losses: list[float], name: str, dev_loss: float, writers: dict[str, Any]
+):
     """Print the losses, and write them for TensorBoard."""
-    curves = {'loss/dev': dev_loss}
     train_part = ''
     if losses:
-        curves['loss/train'] = sum(losses) / len(losses)
-        train_part = f'train loss {curves["loss/train"]:.4f} | '
+        train_part = f'train loss {sum(losses) / len(losses):.4f} | '
     is_best = run.step > 0 and dev_loss < run.best_loss
     mark = ' | best so far' if is_best else ''
     print0(f'step {run.step:6} | {train_part}{name} {dev_loss:.4f}{mark}')
-    add_scalars(writer, run.step, curves)
-    if writer:
+    add_scalars(writers.get('dev' if has_dev(run) else 'all'), run.step, {'loss': dev_loss})
+    add_scalars(writers.get('n-gram'), run.step, {'loss': run.ngram_loss})  # a level line
+    for writer in writers.values():
         writer.flush()
 
     if run.step == 0 and run.model.starts_uniform:
@@ -2594,7 +2636,7 @@ def report_losses(run: Run, losses: list[float], name: str, dev_loss: float, wri
         print0(f'initial {name} {dev_loss:.4f} ({guess}){warning}')
 
 
-def report_members(run: Run, writer: Any):
+def report_members(run: Run, writers: dict[str, Any]):
     """Print the dev loss and the weight of each member of a mix, and write them as curves."""
     curves = {}
     parts = []
@@ -2605,19 +2647,19 @@ def report_members(run: Run, writer: Any):
         curves[f'member loss/{name}'] = loss
         curves[f'member weight/{name}'] = weight
     print0(f'step {run.step:6} | {", ".join(parts)}')
-    add_scalars(writer, run.step, curves)
+    add_scalars(writers.get('.'), run.step, curves)
 
 
-def print_few_samples(run: Run, writer: Any):
+def print_few_samples(run: Run, writers: dict[str, Any]):
     """Print a few samples on one line, or a piece of text."""
     n = 1 if run.dataset.is_text else min(SAMPLES_DURING_TRAINING, run.config.num_samples)
     samples = sample(run.model, run.dataset, n, **sampling_options(run.config))
     if samples:
         print_result(', '.join(samples))
-        add_samples(writer, run.step, 'during training', samples)
+        add_samples(writers, run.step, 'during training', samples)
 
 
-def print_final_samples(run: Run, writer: Any):
+def print_final_samples(run: Run, writers: dict[str, Any]):
     """Print a short list of samples at each of two temperatures, one sample per line."""
     options = sampling_options(run.config)
     temperatures = [run.config.temperature]
@@ -2632,15 +2674,20 @@ def print_final_samples(run: Run, writer: Any):
         marks = itertools.repeat('new') if run.dataset.is_text else run.dataset.classify(samples)
         for text, mark in zip(samples, marks, strict=False):
             print_result(f'  {text}' if mark == 'new' else f'  {text} ({mark})')
-        add_samples(writer, run.step, f'temperature {temperature}', samples)
+        add_samples(writers, run.step, f'temperature {temperature}', samples)
 
 
-def add_samples(writer: Any, step: int, name: str, samples: list[str]):
-    """Show samples in TensorBoard, if there is a writer."""
-    if writer:
-        listed = ', '.join(samples)
-        writable = listed.encode(errors='replace').decode()  # UTF-8 has no halves of surrogates
-        writer.add_text(f'samples/{name}', writable, step)
+def add_samples(writers: dict[str, Any], step: int, name: str, samples: list[str]):
+    """Show samples in TensorBoard, if it is installed."""
+    if writers:
+        writers['.'].add_text(f'samples/{name}', as_code(samples), step)
+
+
+def as_code(texts: list[str]) -> str:
+    """Texts for TensorBoard, which takes them for Markdown: a block of code, so as they are."""
+    lines = [line for text in texts for line in text.split('\n')]
+    block = '\n'.join(f'    {line}' for line in lines)
+    return block.encode(errors='replace').decode()  # UTF-8 cannot hold half of a surrogate pair
 
 
 @contextlib.contextmanager
@@ -2695,7 +2742,7 @@ def is_due(interval: int | None, step: int) -> bool:
     return interval is not None and step % interval == 0
 
 
-def train_model(run: Run, writer: Any, signals: list[int]):
+def train_model(run: Run, writers: dict[str, Any], signals: list[int]):
     """Train until max_steps; raises Stopped if a signal comes before."""
     config = run.config
     first_step = run.step
@@ -2711,7 +2758,7 @@ def train_model(run: Run, writer: Any, signals: list[int]):
 
             # once in a while: evaluate and save, and print samples
             if last_step or is_due(config.eval_interval, run.step):
-                evaluate_and_save(run, losses, writer, signals)
+                evaluate_and_save(run, losses, writers, signals)
                 losses = []
             if sum_over_ranks(len(signals))[0] > 0:  # a signal to one process stops all
                 raise Stopped
@@ -2719,13 +2766,13 @@ def train_model(run: Run, writer: Any, signals: list[int]):
                 return
             if run.step > 0 and is_due(config.sample_interval, run.step):
                 with interruptible(signals):
-                    print_few_samples(run, writer)
+                    print_few_samples(run, writers)
 
             # one training step
             started = time.perf_counter()
             lr = get_lr(config, run.step)
             if is_due(config.diagnose, run.step):
-                loss, grad_norm = diagnosed_step(run, net, lr, writer)
+                loss, grad_norm = diagnosed_step(run, net, lr, writers)
             else:
                 loss, grad_norm = train_step(run, net, lr)
             check_finite(run, loss=loss, gradient_norm=grad_norm)
@@ -2734,10 +2781,10 @@ def train_model(run: Run, writer: Any, signals: list[int]):
             # log it
             losses.append(loss)
             run.seconds += seconds
-            if run.step % 10 == 0:
-                speed = tokens_per_step / seconds
-                curves = {'gradient norm': grad_norm, 'learning rate': lr}
-                add_scalars(writer, run.step, curves | {'tokens per second': speed})
+            if run.step <= 100 or run.step % 10 == 0:  # the first steps change most
+                curves = {'loss': loss, 'gradient norm': grad_norm, 'learning rate': lr}
+                curves['tokens per second'] = tokens_per_step / seconds
+                add_scalars(writers.get('train'), run.step, curves)
             bar.set_postfix_str(f'loss {loss:.4f}, lr {lr:.1e}', refresh=False)
             bar.update()
             if bar.disable and run.step == first_step + 20 < config.max_steps:
@@ -2747,7 +2794,7 @@ def train_model(run: Run, writer: Any, signals: list[int]):
                 print0(f'estimated time left: {bar.format_interval(seconds_left)}')
 
 
-def report(run: Run, writer: Any):
+def report(run: Run, writers: dict[str, Any]):
     """Evaluate the best model on every split, the test split included, and save the result."""
     best, _ = load_checkpoint(run.folder / 'best.pt')
     run.model.load_state_dict(best.model.state_dict())  # the last weights stay in last.pt
@@ -2770,7 +2817,7 @@ def report(run: Run, writer: Any):
         content = json.dumps(result, indent=1).encode()
         write_atomically(run.folder / 'result.json', lambda file: file.write(content))
 
-    print_final_samples(run, writer)
+    print_final_samples(run, writers)
     for split, loss in losses.items():
         if loss is not None:
             print_result(describe_loss(split, loss, dataset))
@@ -2779,12 +2826,10 @@ def report(run: Run, writer: Any):
     if not run.model.is_counted:
         print0(f'best at step {best.step} (dev loss {best.best_loss:.4f}); this model is kept')
     print0(f'sample more with: {command("--sample-only", "-o", run.folder)}')
-    if writer:
-        if HAVE_EXTRAS:
-            boundary = '.' * dataset.first_id
-            labels = boundary + dataset.chars if dataset.chars else ''
-            board.add_final(writer, run.model, labels, result)
-        writer.close()
+    if writers and HAVE_EXTRAS:
+        boundary = '.' * dataset.first_id
+        labels = boundary + dataset.chars if dataset.chars else ''
+        board.add_final(writers['.'], run.model, labels, result)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -3000,31 +3045,34 @@ def train_run(run: Run) -> int | None:
     print0(f'saving to {run.folder}; watch it with: {curves}')
 
     write_history(run)
-    writer = open_writer(run.folder)
+    run.ngram_loss = find_ngram_loss(run)
+    writers = open_writers(run)
     resume = f'resume with: {command("--resume", "-o", run.folder)}'
     try:
-        return train_and_report(run, writer, resume)
+        return train_and_report(run, writers, resume)
     except (KeyboardInterrupt, SystemExit):  # a second signal, or one after the last step
         if (run.folder / 'last.pt').exists():
             print0(resume)
         raise
 
 
-def train_and_report(run: Run, writer: Any, resume: str) -> int | None:
+def train_and_report(run: Run, writers: dict[str, Any], resume: str) -> int | None:
     """Train to the end and report. If a signal stops it, save, say `resume` and return it."""
     if run.step == 0:
         run.model.fit(run.dataset)
     if run.model.is_counted:
-        evaluate_and_save(run, [], writer)
+        evaluate_and_save(run, [], writers)
     else:
         with stop_signals() as signals:
             try:
-                train_model(run, writer, signals)
+                train_model(run, writers, signals)
             except Stopped:
                 save_checkpoint(run, 'last.pt')
                 print0(f'stopped after step {run.step}; {resume}')
                 return signals[0] if signals else signal.SIGTERM  # if another rank received it
-    report(run, writer)
+    report(run, writers)
+    for writer in writers.values():
+        writer.close()
     return None
 
 

@@ -2,6 +2,8 @@
 What TensorBoard shows: curves, texts, histograms, pictures, embeddings and settings.
 """
 
+import contextlib
+import json
 import os
 import time
 from pathlib import Path
@@ -18,8 +20,9 @@ class EventWriter:
     error is raised where the value is written.
     """
 
-    def __init__(self, folder: Path):
-        from tensorboard.compat.proto.event_pb2 import Event
+    def __init__(self, folder: Path, first_step: int = 0):
+        """A new event file; of an older one TensorBoard shows what is before first_step."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
         from torch.utils.tensorboard import summary
 
@@ -30,6 +33,7 @@ class EventWriter:
         self.file = open(path, 'xb')  # noqa: SIM115 (closed when the run ends)
         self.records = RecordWriter(self.file)
         self.add_event(file_version='brain.Event:2')
+        self.add_event(session_log=SessionLog(status=SessionLog.START), step=first_step)
 
     def add_event(self, **content: Any):
         event = self.make_event(wall_time=time.time(), **content)
@@ -62,6 +66,18 @@ class EventWriter:
 
     def close(self):
         self.file.close()
+
+
+def find_lowest_loss(folder: Path, model_type: str, data: dict[str, Any]) -> float | None:
+    """The lowest dev loss of the runs below a folder with this type and these settings of data."""
+    losses = []
+    for path in folder.glob('*/result.json'):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a damaged one
+            result = json.loads(path.read_bytes())
+            same_data = data.items() <= result['settings'].items()
+            if result['type'] == model_type and same_data and result['dev'] is not None:
+                losses.append(float(result['dev']))
+    return min(losses, default=None)
 
 
 def add_report(writer: Any, report: Any, step: int):

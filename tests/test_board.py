@@ -128,8 +128,12 @@ def best(runs):
 # The first test has to wait until TensorBoard has started and read the runs.
 @pytest.mark.slow
 def test_the_folder_of_a_run_is_one_run(shown):
-    """Once every matrix had a run of its own, and the list of a sweep could not be read."""
-    assert set(shown.ask('scalars/tags')) == set(RATES)
+    """Once every matrix had a run of its own, and the list of a sweep could not be read.
+
+    Only the curves of train and dev have, so that they share a card.
+    """
+    folders = {f'{name}/{curve}' for name in RATES for curve in ('train', 'dev')}
+    assert set(shown.ask('scalars/tags')) == set(RATES) | folders
 
 
 @pytest.mark.slow
@@ -137,19 +141,23 @@ def test_scalars_are_what_the_run_printed(shown, runs):
     _, printed, results = runs
     for name, rate in RATES.items():
         curves = {}
-        for tag in shown.ask('scalars/tags')[name]:
-            points = shown.ask('scalars/scalars', run=name, tag=tag)
-            curves[tag] = {step: value for _, step, value in points}
+        for curve in ('train', 'dev'):
+            for tag in shown.ask('scalars/tags')[f'{name}/{curve}']:
+                points = shown.ask('scalars/scalars', run=f'{name}/{curve}', tag=tag)
+                steps = {step: value for _, step, value in points}
+                curves['dev loss' if curve == 'dev' else tag] = steps
         lines = re.findall(PRINTED_STEP, printed[name].err, re.MULTILINE)
         assert len(lines) == 6
         dev = {int(step): float(loss) for step, _, loss in lines}
-        train = {int(step): float(loss) for step, loss, _ in lines if loss}
-        assert curves['loss/dev'] == pytest.approx(dev, abs=1e-4)
-        assert curves['loss/train'] == pytest.approx(train, abs=1e-4)
-        assert min(curves['loss/dev'].values()) == pytest.approx(results[name]['dev'], abs=1e-4)
+        assert curves['dev loss'] == pytest.approx(dev, abs=1e-4)
+        assert min(dev.values()) == pytest.approx(results[name]['dev'], abs=1e-4)
+        for tag in ('loss', 'learning rate', 'gradient norm'):
+            assert list(curves[tag]) == list(range(1, 51))
+        for step, loss, _ in lines:
+            if loss:  # of train, the mean of the last ten steps
+                last_ten = [curves['loss'][int(step) - back] for back in range(10)]
+                assert sum(last_ten) / 10 == pytest.approx(float(loss), abs=1e-4)
         assert max(curves['learning rate'].values()) == pytest.approx(rate, rel=0.2)
-        assert set(curves['learning rate']) == {10, 20, 30, 40, 50}
-        assert set(curves['gradient norm']) == {10, 20, 30, 40, 50}
         assert min(curves['gradient norm'].values()) > 0
         assert min(curves['tokens per second'].values()) > 0
         # of the embedding, the hidden layer and the head
@@ -161,11 +169,12 @@ def test_histograms_hold_every_number(shown, best):
     """A bar for what was counted, and nothing lost: as many numbers as the matrix has."""
     tags = shown.ask('histograms/tags')
     for name, weights in best.items():
-        gradients = [tag for tag in tags[name] if tag.startswith('gradient/')]
+        run = f'{name}/train'
+        gradients = [tag for tag in tags[run] if tag.startswith('gradient/')]
         assert len(gradients) == 3
-        assert {tag.split('/')[0] for tag in tags[name]} >= {'activation', 'pre-activation'}
-        for tag in tags[name]:
-            histograms = shown.ask('histograms/histograms', run=name, tag=tag)
+        assert {tag.split('/')[0] for tag in tags[run]} >= {'activation', 'pre-activation'}
+        for tag in tags[run]:
+            histograms = shown.ask('histograms/histograms', run=run, tag=tag)
             # a report is about the step that was just taken, after 0 and 25 others
             assert [step for _, step, _ in histograms] == [1, 26]
             for _, _, bars in histograms:
@@ -181,9 +190,10 @@ def test_histograms_hold_every_number(shown, best):
 def test_the_histogram_of_a_tanh_ends_at_1(shown):
     """But for the width of TensorBoard's bars."""
     for name in RATES:
-        tags = shown.ask('histograms/tags')[name]
+        run = f'{name}/train'
+        tags = shown.ask('histograms/tags')[run]
         (tag,) = [tag for tag in tags if tag.startswith('activation/')]
-        for _, _, bars in shown.ask('histograms/histograms', run=name, tag=tag):
+        for _, _, bars in shown.ask('histograms/histograms', run=run, tag=tag):
             edges = [edge for left, right, n in bars if n for edge in (left, right)]
             assert -1.1 <= min(edges) <= max(edges) <= 1.1
 
@@ -191,9 +201,10 @@ def test_the_histogram_of_a_tanh_ends_at_1(shown):
 @pytest.mark.slow
 def test_images_are_pictures(shown):
     for name in RATES:
-        ((tag, about),) = shown.ask('images/tags')[name].items()
+        run = f'{name}/train'
+        ((tag, about),) = shown.ask('images/tags')[run].items()
         assert tag.startswith('saturated/')
-        images = shown.ask('images/images', run=name, tag=tag, sample=about['samples'] - 1)
+        images = shown.ask('images/images', run=run, tag=tag, sample=about['samples'] - 1)
         assert [image['step'] for image in images] == [1, 26]
         png = shown.ask_raw('images/individualImage?' + images[-1]['query'])
         assert png.startswith(b'\x89PNG')
@@ -208,14 +219,14 @@ def test_texts_are_the_samples(shown, runs):
         texts = {}
         for tag in shown.ask('text/tags')[name]:
             for item in shown.ask('text/text', run=name, tag=tag):
-                text = re.sub('<[^>]*>|\n', '', item['text'])  # without the markup of the page
-                texts.setdefault(item['step'], []).append(text.strip())
+                text = re.sub('<[^>]*>', '', item['text'])  # without the markup of the page
+                texts.setdefault(item['step'], []).append(text.split())
         assert set(texts) == {25, 50}
         during, *lists = re.split('samples at temperature .*:', printed[name].out)
-        assert texts[25] == [during.strip()]
+        assert texts[25] == [during.strip().split(', ')]
         assert len(lists) == len(texts[50]) == 2
-        for text, listed in zip(texts[50], lists, strict=True):
-            for sample in text.split(', '):
+        for samples, listed in zip(texts[50], lists, strict=True):
+            for sample in samples:
                 assert f'\n  {sample}' in listed
 
 
@@ -267,6 +278,10 @@ def test_the_files_of_a_run(runs):
     folder, _, _ = runs
     for name in RATES:
         files = {path.name for path in (folder / name).iterdir() if path.name != 'lock'}
+        for curve in ('train', 'dev'):
+            files.remove(curve)
+            (events,) = (folder / name / curve).iterdir()
+            assert events.name.startswith('events.out.tfevents.')
         (events,) = [file for file in files if file.startswith('events.out.tfevents.')]
         projector = {'vectors.tsv', 'labels.tsv', 'projector_config.pbtxt'}
         assert files - {events} == {'best.pt', 'last.pt', 'result.json', *projector}
@@ -306,17 +321,25 @@ def test_samples_that_utf8_can_not_hold_are_written(tmp_path, train, monkeypatch
     monkeypatch.setattr(makemore.CharDataset, 'decode', lambda self, tokens: 'a\ud800b')
     assert train('mlp', '-o', 'x').code == 0
     (text,) = read_events(tmp_path / 'x').Tensors('samples/temperature 1.0/text_summary')
-    assert text.tensor_proto.string_val[0].decode() == 'a?b, a?b, a?b'
+    assert text.tensor_proto.string_val[0].decode() == '    a?b\n    a?b\n    a?b'
+
+
+def test_samples_are_code():
+    """TensorBoard takes a text for Markdown: *names* were set in italics, and 1. became a list."""
+    code = makemore.as_code(['*anna*', 'two\n\nlines'])
+    assert code == '    *anna*\n    two\n    \n    lines'
 
 
 def test_without_the_extras_there_are_curves_and_samples(train, tmp_path, monkeypatch):
     """torch's own writer takes them."""
     monkeypatch.setattr(makemore, 'HAVE_EXTRAS', False)
     assert train('mlp', '-o', 'x').code == 0
-    events = read_events(tmp_path / 'x')
-    assert [e.step for e in events.Scalars('loss/dev')] == [0, 5, 10, 12]
-    assert [e.step for e in events.Scalars('learning rate')] == [10]
-    assert any(tag.startswith('samples/') for tag in events.Tags()['tensors'])
+    assert [e.step for e in read_events(tmp_path / 'x/dev').Scalars('loss')] == [0, 5, 10, 12]
+    train_curves = read_events(tmp_path / 'x/train')
+    for tag in ('loss', 'learning rate'):
+        assert [e.step for e in train_curves.Scalars(tag)] == list(range(1, 13))
+    tags = read_events(tmp_path / 'x').Tags()['tensors']
+    assert any(tag.startswith('samples/') for tag in tags)
 
 
 def test_without_tensorboard_a_run_has_no_curves(train, monkeypatch):

@@ -31,7 +31,7 @@ def test_diagnosis_reports_on_every_kind_of_nonlinearity(model_type, train):
 def test_tensorboard_gets_what_is_reported(model_type, train):
     accumulator = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
     assert train(model_type, '-o', 'x', '--diagnose', 1, max_steps=2).code == 0
-    events = accumulator.EventAccumulator('x', size_guidance={'images': 0}).Reload()
+    events = accumulator.EventAccumulator('x/train', size_guidance={'images': 0}).Reload()
     tags = events.Tags()
     kinds = {name.split('/')[0] for name in tags['histograms']}
     assert any(name.startswith('saturated/') for name in tags['images'])

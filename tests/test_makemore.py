@@ -266,11 +266,12 @@ def test_the_file_alone_is_enough(tmp_path, names):
         assert len(samples) == 3
         assert not any(line.startswith('samples of') for line in samples)
 
-        events = EventAccumulator(str(tmp_path / model_type))
-        events.Reload()
-        tags = events.Tags()['scalars']
-        assert 'loss/dev' in tags
-        assert ('learning rate' in tags) == (not makemore.MODELS[model_type].is_counted)
+        for curve in ('dev', 'train'):
+            folder = tmp_path / model_type / curve
+            is_there = curve == 'dev' or not makemore.MODELS[model_type].is_counted
+            assert folder.exists() == is_there
+            if is_there:
+                assert 'loss' in EventAccumulator(str(folder)).Reload().Tags()['scalars']
 
 
 # -----------------------------------------------------------------------------

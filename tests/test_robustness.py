@@ -63,10 +63,12 @@ def test_a_named_folder_is_looked_at_again_after_the_data_was_read(names, tmp_pa
 def test_overwriting_a_run_removes_its_curves(train):
     """The curves of both runs were mixed in TensorBoard."""
     assert train('bigram', '-o', 'x').code == 0
-    [old] = Path('x').glob('events.out.tfevents.*')
+    old = set(Path('x').rglob('events.out.tfevents.*'))
     assert train('bigram', '-o', 'x', '--overwrite').code == 0
-    [new] = Path('x').glob('events.out.tfevents.*')
-    assert new != old
+    new = set(Path('x').rglob('events.out.tfevents.*'))
+    assert {path.parent.name for path in new} == {'x', 'train', 'dev'}
+    assert len(new) == 3
+    assert not new & old
 
 
 # -----------------------------------------------------------------------------

@@ -365,14 +365,60 @@ def read_events(folder):
 
 def test_curves(train):
     assert train('mlp', '-o', 'x', '--sample-interval', 6, max_steps=30).code == 0
+    wanted = {'loss', 'learning rate', 'gradient norm', 'tokens per second'}
+    assert wanted <= set(read_events('x/train').Tags()['scalars'])
+    dev = read_events('x/dev')
+    assert dev.Tags()['scalars'] == ['loss']
+    assert [event.step for event in dev.Scalars('loss')] == [0, 5, 10, 15, 20, 25, 30]
     events = read_events('x')
-    tags = events.Tags()
-    wanted = {'loss/train', 'loss/dev', 'learning rate', 'gradient norm', 'tokens per second'}
-    assert wanted <= set(tags['scalars'])
-    assert any('samples' in tag for tag in tags['tensors']), 'samples as text'
-    steps = [event.step for event in events.Scalars('loss/dev')]
-    assert steps[:7] == [0, 5, 10, 15, 20, 25, 30]
+    assert any('samples' in tag for tag in events.Tags()['tensors']), 'samples as text'
     assert any('hparams' in name for name in events.summary_metadata), 'settings side by side'
+
+
+def test_the_train_loss_is_logged_from_the_first_step_on(train):
+    """It was the mean of 500 steps: the fall of the first steps and the noise could not be seen."""
+    assert train('bigram', '-o', 'x', max_steps=130, eval_interval=130).code == 0
+    losses = read_events('x/train').Scalars('loss')
+    assert [event.step for event in losses] == [*range(1, 101), 110, 120, 130]
+    assert losses[0].value == pytest.approx(math.log(27), abs=0.01)
+
+
+def test_the_curves_of_an_interrupted_run_do_not_double(train, run):
+    """Killed after the evaluation at step 10, it went on to step 14; then it was resumed."""
+    assert train('mlp', '-o', 'x', max_steps=14, eval_interval=100).code == 0
+    at_ten = Path('x/last.pt')
+    assert train('mlp', '-o', 'y', max_steps=10, eval_interval=5).code == 0
+    at_ten.write_bytes(Path('y/last.pt').read_bytes())
+    result = run('--resume', '-o', 'x', '--max-steps', 20)
+    assert result.code == 0, result.err
+    assert [event.step for event in read_events('x/train').Scalars('loss')] == list(range(1, 21))
+    assert [event.step for event in read_events('x/dev').Scalars('loss')] == [0, 10, 15, 20]
+
+
+def test_a_list_that_is_too_short_for_a_dev_split_has_a_line_for_all(run):
+    Path('two.txt').write_text('anna\nemma\n')
+    args = ['-i', 'two.txt', '--type', 'bigram', '--eval-interval', 5, '--max-steps', 12]
+    assert run(*args, '-o', 'x').code == 0
+    assert [event.step for event in read_events('x/all').Scalars('loss')] == [0, 5, 10, 12]
+    assert not Path('x/dev').exists()
+
+
+def test_the_loss_of_ngram_counts_is_a_level_line(train):
+    """Where an n-gram run on the same data lies beside the run."""
+    assert train('bigram', '-o', 'out/before').code == 0
+    assert not Path('out/before/n-gram').exists()
+    assert train('ngram', '-o', 'out/ngram').code == 0
+    assert train('ngram', '-o', 'out/one', block_size=1).code == 0
+    assert train('ngram', '-o', 'out/other', '--split', 'lecture').code == 0
+    Path('out/damaged').mkdir()
+    Path('out/damaged/result.json').write_text('{"type": "ngram"}')
+    assert train('bigram', '-o', 'out/after').code == 0
+
+    names = ('ngram', 'one')
+    losses = [json.loads(Path(f'out/{name}/result.json').read_text())['dev'] for name in names]
+    points = read_events('out/after/n-gram').Scalars('loss')
+    assert [point.step for point in points] == [0, 5, 10, 12]
+    assert [point.value for point in points] == pytest.approx([min(losses)] * 4)
 
 
 @pytest.mark.parametrize('have_extras', [True, False])

@@ -284,7 +284,8 @@ def test_the_files_of_a_run(runs):
             assert events.name.startswith('events.out.tfevents.')
         (events,) = [file for file in files if file.startswith('events.out.tfevents.')]
         projector = {'vectors.tsv', 'labels.tsv', 'projector_config.pbtxt'}
-        assert files - {events} == {'best.pt', 'last.pt', 'result.json', *projector}
+        checkpoints = {'best.pt', 'last.pt'}
+        assert files - {events} == {*checkpoints, 'result.json', 'metrics.jsonl', *projector}
 
 
 def read_events(folder):

@@ -11,11 +11,13 @@ sys.path.insert(0, str(FOLDER))  # the lectures import each other by their plain
 
 
 def pytest_addoption(parser):
-    with contextlib.suppress(ValueError):  # tests/conftest.py has added it
+    # a session that collects tests/ as well knows the option already
+    with contextlib.suppress(ValueError):
         parser.addoption('--long', action='store_true', help='also run what takes minutes')
 
 
 def pytest_collection_modifyitems(config, items):
+    """Skip what takes minutes, unless --long asks for it."""
     if config.getoption('--long'):
         return
     for item in items:

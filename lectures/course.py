@@ -1,13 +1,21 @@
 """What the eight lectures share: experiments, the tables they fill, and the lectures' own loop.
 
-    python lectures/l3_mlp.py                  the lecture's experiments as a table
-    python lectures/l3_mlp.py --long --write   the long ones too; results go into the course page
-    python lectures/course.py                  write the page's tables anew from stored results
-    python -m pytest lectures --long           the same experiments as tests
+    python lectures/l3_mlp.py --list                      the lecture's experiments by name
+    python lectures/l3_mlp.py --only test_find_a_rate     one of them
+    python lectures/l3_mlp.py                             those that take seconds, as a table
+    python lectures/l3_mlp.py --long --write              all; results go into the course page
+    python lectures/course.py                             write the page anew from stored results
+    python -m pytest lectures --long                      the same experiments as tests
 
 An experiment is a function whose docstring asks a question and which yields rows: what was
 measured, the lecture's figure, ours. A row is the assertion: one that is too far from its figure
 fails the test.
+
+    figure      the lecture shows a number; ours has to agree
+    claim       the lecture says something without a number; it has to be true
+    answer      a number of our own; it has to stay what it was found to be
+    finding     a statement of our own; it has to be true
+    conclusion  what follows from the rows above it, in a sentence
 """
 
 import argparse
@@ -15,10 +23,12 @@ import contextlib
 import functools
 import inspect
 import io
+import itertools
 import json
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -39,6 +49,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = Path(__file__).with_name('README.md')
 RESULTS = Path(__file__).with_name('results.json')
 COLUMNS = ('what', 'lecture', 'here', 'verdict')
+
+# Where a lecture shows a figure: in a file, which is its notebook, its exercise sheet or one of its
+# repositories; or in the video only. Nothing else may stand in the column of the lecture.
+SOURCES = ('file', 'video')
+NOTHING = '\N{EN DASH}'
 
 # -----------------------------------------------------------------------------
 # rows: a figure, ours beside it, and whether they agree
@@ -65,18 +80,16 @@ def last_digit(number: str) -> float:
     return 10.0 ** (int(exponent or 0) - len(decimals))
 
 
-def figure(
-    what: str, lecture: Any, here: Any, within: float | None = None, published: bool = True
-) -> dict[str, Any]:
-    """A row. A figure in quotes is compared with numbers, to the digits it gives.
+def compare(what: str, expected: Any, here: Any, within: float | None = None) -> dict[str, Any]:
+    """A row that compares two values. Quoted numbers are compared to the digits they give.
 
     Anything else has to be equal. Where no tolerance is named, a number may be off by half of its
     last digit or by 1e-4, whichever is more: another processor adds up in another order, and the
     lecture's last digits come out only on one like the lecture's.
     """
-    if isinstance(lecture, str) and not isinstance(here, str):
+    if isinstance(expected, str) and not isinstance(here, str):
         values = [here] if isinstance(here, (bool, int, float)) else list(here)
-        wanted = NUMBER.findall(lecture)
+        wanted = NUMBER.findall(expected)
         gaps = []
         ok = True
         for ours, theirs in zip(values, wanted, strict=True):
@@ -84,19 +97,19 @@ def figure(
             tolerance = within or 1e-4 * min(1, abs(float(theirs)))
             ok = ok and gap <= max(tolerance, 0.501 * last_digit(theirs))
             gaps.append(gap)
-        text = format_like(lecture, values)
-        verdict = 'exact' if text == lecture else f'off by {max(gaps):.0e}'
+        text = format_like(expected, values)
+        verdict = 'exact' if text == expected else f'off by {max(gaps):.0e}'
     else:
-        ok = lecture == here
+        ok = expected == here
         text = to_text(here)
         verdict = 'exact'
     return {
         'what': what,
-        'lecture': to_text(lecture) if published else '\N{EN DASH}',
+        'lecture': NOTHING,
         'here': text,
         'verdict': verdict if ok else 'NO',
         'ok': ok,
-        'expected': to_text(lecture),
+        'expected': to_text(expected),
     }
 
 
@@ -106,16 +119,41 @@ def to_text(value: Any) -> str:
     return str(value)
 
 
+def mark(row: dict[str, Any], source: str) -> dict[str, Any]:
+    """The row with the lecture's side of it, and where the lecture shows it."""
+    if source not in SOURCES:
+        raise ValueError(f'{source!r}: a figure of a lecture is from a file or from its video')
+    return row | {'lecture': f'{row["expected"]} ({source})'}
+
+
+def figure(
+    what: str, lecture: Any, here: Any, source: str, within: float | None = None
+) -> dict[str, Any]:
+    """A row for a figure that the lecture shows in a file or in its video."""
+    return mark(compare(what, lecture, here, within), source)
+
+
+def claim(what: str, truth: Any, source: str) -> dict[str, Any]:
+    """A row for something that the lecture says or shows without a figure."""
+    row = mark(compare(what, True, bool(truth)), source)
+    return row | {'verdict': 'holds'} if row['ok'] else row
+
+
 def answer(what: str, expected: Any, here: Any, within: float | None = None) -> dict[str, Any]:
-    """A row for a question without a figure in the lecture: ours stays what it was found to be."""
-    row = figure(what, expected, here, within, published=False)
+    """A row for a figure of our own: it stays what it was found to be."""
+    row = compare(what, expected, here, within)
     return row | {'verdict': 'ours'} if row['ok'] else row
 
 
-def claim(what: str, truth: Any) -> dict[str, Any]:
-    """A row for something the lecture says without a figure."""
-    row = figure(what, True, bool(truth))
-    return row | {'verdict': 'holds'} if row['ok'] else row
+def finding(what: str, truth: Any) -> dict[str, Any]:
+    """A row for a statement of our own."""
+    return answer(what, True, bool(truth))
+
+
+def conclusion(sentence: str) -> dict[str, Any]:
+    """A row that says what follows from those above it; its numbers are those just measured."""
+    empty = dict.fromkeys(('lecture', 'here', 'verdict', 'expected'), '')
+    return {'what': sentence, 'ok': True} | empty
 
 
 # -----------------------------------------------------------------------------
@@ -154,15 +192,16 @@ def question(test: Callable) -> str:
 
 def shared_data(name: str | Path) -> Path:
     """A file that is too large, or not ours, to lie in the repository."""
-    if 'MAKEMORE_DATA' not in os.environ:
-        pytest.skip(f'needs {name}: name the folder that holds it in MAKEMORE_DATA')
-    return Path(os.environ['MAKEMORE_DATA'], name)
+    path = Path(os.environ.get('MAKEMORE_DATA', ROOT / 'data'), name)
+    if not path.exists():
+        pytest.skip(f'needs {path}; lectures/README.md has the command that downloads it')
+    return path
 
 
 def main():
     """A lecture as a script.
 
-    Exit code 0: all figures agree, 1: one does not, 2: a file is missing.
+    Exit code 0: all figures agree, 1: one does not, 2: no such experiment, or a file is missing.
     """
     try:
         sys.exit(0 if run(sys.modules['__main__']) else 1)
@@ -175,25 +214,50 @@ def main():
         sys.exit(2)
 
 
+def find_experiments(module: ModuleType, name: str, long: bool) -> list[Callable]:
+    """The experiments with this in their name; just the one that has exactly this name.
+
+    One that is named exactly runs even if it is long: whoever names it wants to see it.
+    """
+    known = experiments(module)
+    exact = [test for test in known if test.__name__ in (name, f'test_{name}')]
+    if exact:
+        return exact
+    return [test for test in known if name in test.__name__ and (long or not test.long)]
+
+
+def list_experiments(module: ModuleType):
+    """Print the name of every experiment and its question."""
+    for test in experiments(module):
+        minutes = ' (minutes)' if test.long else ''
+        print(f'{test.__name__}{minutes}\n    {question(test)}')
+
+
 def run(module: ModuleType) -> bool:
     """Run a lecture's experiments and print the table; whether all of it agrees."""
     summary, *_ = module.__doc__.splitlines()
     parser = argparse.ArgumentParser(description=summary)
-    parser.add_argument('--long', action='store_true', help='also what takes minutes')
+    parser.add_argument('--list', action='store_true', help='list the experiments, run none')
     parser.add_argument(
-        '--only', metavar='WORD', default='', help='only experiments with this in their name'
+        '--only', metavar='NAME', default='', help='one experiment, or all with this in their name'
     )
+    parser.add_argument('--long', action='store_true', help='also what takes minutes')
     parser.add_argument(
         '--write', action='store_true', help='store the results and write them into the course page'
     )
     args = parser.parse_args()
+    if args.list:
+        list_experiments(module)
+        return True
+    chosen = find_experiments(module, args.only, args.long)
+    if not chosen:
+        parser.error(f'--only {args.only}: no such experiment that takes seconds; try --list')
     all_agree = True
     print('experiment | lecture | here | verdict')
-    for test in experiments(module):
-        if args.only in test.__name__ and (args.long or not test.long):
-            print(f'\n{question(test)}', flush=True)
-            agrees = report(test, Path(module.__file__).stem, args.write)
-            all_agree = all_agree and agrees
+    for test in chosen:
+        print(f'\n{test.__name__}: {question(test)}', flush=True)
+        agrees = report(test, Path(module.__file__).stem, args.write)
+        all_agree = all_agree and agrees
     return all_agree
 
 
@@ -203,7 +267,7 @@ def report(test: Callable, lecture: str, write: bool) -> bool:
     try:
         for row in test.rows():
             rows.append(row)
-            print(*(row[column] for column in COLUMNS), sep=' | ', flush=True)
+            print(' | '.join(row[column] for column in COLUMNS).rstrip(' |'), flush=True)
     except pytest.skip.Exception as reason:
         print(f'{test.__name__} | | | not run here: {reason}')
         return True
@@ -230,22 +294,53 @@ def fill_tables(text: str, stored: dict[str, dict]) -> str:
     """The page with its tables written anew; an experiment that has no results says so."""
 
     def write(match: re.Match) -> str:
-        lecture = match[1]
-        return f'<!-- {lecture} -->\n{make_table(lecture, stored.get(lecture, {}))}<!-- end -->'
+        name = match[1]
+        if name == 'counts':
+            content = describe_counts(count_rows(stored))
+        else:
+            content = make_table(name, stored.get(name, {}))
+        return f'<!-- {name} -->\n{content}<!-- end -->'
 
-    return re.sub(r'<!-- (l\d_\w+) -->\n.*?<!-- end -->', write, text, flags=re.DOTALL)
+    return re.sub(r'<!-- (counts|l\d_\w+) -->\n.*?<!-- end -->', write, text, flags=re.DOTALL)
+
+
+def count_rows(stored: dict[str, dict]) -> Counter:
+    """How many rows are figures from a file or a video, exact, statements of a lecture, or ours."""
+    counts = Counter()
+    for results in stored.values():
+        for row in itertools.chain(*results.values()):
+            if row['verdict'] in ('ours', 'holds'):
+                counts[row['verdict']] += 1
+            elif row['verdict']:
+                source = re.search(r'\((\w+)\)$', row['lecture'])[1]
+                counts[source] += 1
+                counts['exact'] += row['verdict'] == 'exact'
+    return counts
+
+
+def describe_counts(counts: Counter) -> str:
+    """The counts as sentences for the page."""
+    total = counts['file'] + counts['video']
+    return (
+        f'{total} rows have a figure of a lecture, {counts["file"]} of them from a file and '
+        f'{counts["video"]} from a video. {counts["exact"]} of the {total} agree in every digit\n'
+        f'that the lecture shows. {counts["holds"]} rows have a statement of a lecture, and '
+        f'{counts["ours"]} a figure or a statement of ours.\n'
+    )
 
 
 def make_table(lecture: str, results: dict[str, list[dict[str, str]]]) -> str:
     """The table of a lecture in Markdown."""
-    lines = ['| experiment | lecture | here | verdict |', '| --- | --- | --- | --- |']
+    lines = ['| experiment | lecture | here | verdict | function |', '| --- ' * 5 + '|']
     for test in experiments(__import__(lecture)):
-        flag = ' (`--long`)' if test.long else ''
-        lines.append(f'| **{escape_bars(question(test))}**{flag} | | | |')
-        not_run = {'what': test.__name__, 'lecture': '', 'here': '', 'verdict': 'not run here'}
+        name = f'`{test.__name__}`'
+        if test.long:
+            name += ' (`--long`)'
+        lines.append(f'| **{escape_bars(question(test))}** | | | | {name} |')
+        not_run = conclusion('not run here')
         for row in results.get(test.__name__, [not_run]):
             cells = [escape_bars(row[column]) for column in COLUMNS]
-            lines.append(f'| {" | ".join(cells)} |')
+            lines.append(f'| {" | ".join(cells)} | `{test.__name__}` |')
     return '\n'.join(lines) + '\n'
 
 

@@ -18,7 +18,8 @@ SMALL = {'n_layer': 2, 'n_head': 2, 'n_embd': 16, 'n_hidden': 16}
 
 
 def pytest_addoption(parser):
-    parser.addoption('--long', action='store_true', help='also run what takes minutes')
+    with contextlib.suppress(ValueError):  # lectures/conftest.py comes first if it is named first
+        parser.addoption('--long', action='store_true', help='also run what takes minutes')
 
 
 def pytest_collection_modifyitems(config, items):

@@ -153,7 +153,7 @@ def finding(what: str, truth: Any) -> dict[str, Any]:
 def conclusion(sentence: str) -> dict[str, Any]:
     """A row that says what follows from those above it; its numbers are those just measured."""
     empty = dict.fromkeys(('lecture', 'here', 'verdict', 'expected'), '')
-    return {'what': sentence, 'ok': True} | empty
+    return {'what': f'Answer: {sentence}', 'ok': True} | empty
 
 
 # -----------------------------------------------------------------------------
@@ -337,7 +337,7 @@ def make_table(lecture: str, results: dict[str, list[dict[str, str]]]) -> str:
         if test.long:
             name += ' (`--long`)'
         lines.append(f'| **{escape_bars(question(test))}** | | | | {name} |')
-        not_run = conclusion('not run here')
+        not_run = dict.fromkeys(COLUMNS, '') | {'what': 'not run here'}
         for row in results.get(test.__name__, [not_run]):
             cells = [escape_bars(row[column]) for column in COLUMNS]
             lines.append(f'| {" | ".join(cells)} | `{test.__name__}` |')

@@ -59,7 +59,16 @@ finally:
     gc.enable()
 
 try:  # optional: makemore.py on its own still trains, resumes and samples
-    from makemore_extras import audit, backprop, board, diagnostics, fast, longtext, torchrun
+    from makemore_extras import (
+        audit,
+        backprop,
+        board,
+        diagnostics,
+        fast,
+        longtext,
+        pictures,
+        torchrun,
+    )
 except KeyboardInterrupt:
     sys.exit(130)
 except ModuleNotFoundError as error:
@@ -2078,9 +2087,13 @@ METRICS = 'metrics.jsonl'  # in the folder of a run: a line of JSON for every ev
 # if they are in different folders.
 CURVES = ('train', 'dev', 'all', 'n-gram')
 
+PICTURES = ('loss', 'embedding', 'bigrams', 'activations', 'saturation', 'gradients', 'updates')
+
 # What --overwrite removes from the folder of a run.
 RUN_FILES = ['last.pt', 'best.pt', 'result.json', 'events.out.tfevents.*']
 RUN_FILES += [f'{curve}/events.out.tfevents.*' for curve in CURVES]
+RUN_FILES += [f'{picture}.png' for picture in PICTURES]
+RUN_FILES += ['vectors.tsv', 'labels.tsv', 'projector_config.pbtxt']
 
 
 @dataclass
@@ -2551,6 +2564,7 @@ def diagnosed_step(
             print0(f'step {run.step:6} | {line}')
         if writers:
             board.add_report(writers['train'], found, run.step)
+    draw_diagnosis(run, *reports, writers)
     return loss, grad_norm
 
 
@@ -2825,11 +2839,9 @@ def report(run: Run, writers: dict[str, Any]):
         print_result(f'novelty: {100 * novelty:.0f} % of 1,000 samples are not in the data')
     if not run.model.is_counted:
         print0(f'best at step {best.step} (dev loss {best.best_loss:.4f}); this model is kept')
+    if HAVE_EXTRAS and get_rank() == 0:
+        show_run(run, result, writers)
     print0(f'sample more with: {command("--sample-only", "-o", run.folder)}')
-    if writers and HAVE_EXTRAS:
-        boundary = '.' * dataset.first_id
-        labels = boundary + dataset.chars if dataset.chars else ''
-        board.add_final(writers['.'], run.model, labels, result)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -2843,6 +2855,110 @@ def describe_loss(split: str, loss: float, dataset: CharDataset) -> str:
     if not dataset.chars:  # byte pairs: only the loss per character compares with other models
         line += f', {loss * dataset.tokens_per_char:.4f} per character'
     return line
+
+
+# -----------------------------------------------------------------------------
+# pictures of a run, for those who want to see: in its folder and in TensorBoard
+
+
+def show_run(run: Run, result: dict[str, Any], writers: dict[str, Any]):
+    """Show a finished run in TensorBoard's table and projector, and in pictures."""
+    vectors = find_embedding(run)
+    if writers:
+        board.add_result(writers['.'], result, describe_run(run))
+        if vectors is not None:
+            board.add_projector(writers['.'], vectors, token_letters(run.dataset))
+    if not pictures.is_installed():
+        print0('matplotlib is not installed, so there are no pictures: pip install matplotlib')
+        return
+    names = []
+    for name, png in draw_pictures(run, vectors, writers):
+        save_picture(run, name, png, writers)
+        names.append(f'{name}.png')
+    if names:
+        print0(f'pictures in {run.folder}: {", ".join(names)}')
+
+
+def describe_run(run: Run) -> str:
+    """The name of the run and the settings that are not those that its type prefers, as flags."""
+    usual = resolve_config({'type': run.config.type})
+    words = [run.folder.name]
+    for name, setting in SETTINGS.items():
+        value = getattr(run.config, name)
+        is_chosen = setting.metadata['group'] in ('model', 'training') and name != 'eval_interval'
+        if is_chosen and getattr(usual, name) not in (None, value):
+            words.append(f'{flag_of(name)} {value}')
+    return ' '.join(words)
+
+
+def token_letters(dataset: CharDataset) -> str:
+    """A letter for each token, a dot for the boundary; '' with byte pairs."""
+    return '.' * dataset.first_id + dataset.chars if dataset.chars else ''
+
+
+def count_tokens(dataset: CharDataset) -> torch.Tensor:
+    """How often each token occurs, in an even sample of a large text; first the boundary."""
+    stride = 1 + len(dataset.tokens) // 2**20
+    counts = torch.bincount(dataset.tokens[::stride].long(), minlength=dataset.vocab_size)
+    counts[: dataset.first_id] = counts.max() + 1
+    return counts
+
+
+def find_embedding(run: Run) -> torch.Tensor | None:
+    """The first table of the model with a row for each letter; None if there is none."""
+    n_letters = len(token_letters(run.dataset))
+    for module in run.model.modules():
+        if isinstance(module, nn.Embedding) and len(module.weight) == n_letters:
+            return module.weight.detach().cpu()
+    return None
+
+
+def draw_pictures(
+    run: Run, vectors: torch.Tensor | None, writers: dict[str, Any]
+) -> Iterator[tuple[str, bytes]]:
+    """Names and PNGs of the pictures of a finished run."""
+    for writer in writers.values():
+        writer.flush()
+    if 'train' in writers:
+        unit = 'character' if run.dataset.chars else 'token'
+        curves = {}
+        for name in CURVES:
+            if name in writers:
+                curves[name] = board.read_curves(run.folder / name, 'loss')['loss']
+        yield 'loss', pictures.draw_losses(curves, unit)
+        updates = board.read_curves(run.folder / 'train', f'{diagnostics.UPDATES}/.*')
+        if updates:
+            yield 'updates', pictures.draw_updates(updates, diagnostics.GOOD_UPDATE)
+
+    letters = token_letters(run.dataset)
+    if len(letters) < 2:
+        return
+    counts = count_tokens(run.dataset)
+    if vectors is not None:
+        yield 'embedding', pictures.draw_embedding(vectors, letters, counts)
+    if run.model.context == 1:
+        yield 'bigrams', pictures.draw_bigrams(run.model, letters, counts)
+    if vectors is not None or run.model.context == 1:
+        missing = pictures.find_missing_letters(letters, counts)
+        if missing:
+            print0(f'pictures: no installed font has {missing}, so they are shown as codes')
+
+
+def draw_diagnosis(run: Run, activations: Any, updates: Any, writers: dict[str, Any]):
+    """Draw what a diagnosis has seen, in the place of the pictures of the one before."""
+    if get_rank() > 0 or not pictures.is_installed():
+        return
+    if activations.outputs:
+        save_picture(run, 'activations', pictures.draw_activations(activations.outputs), writers)
+        save_picture(run, 'saturation', pictures.draw_saturation(activations.saturated), writers)
+    save_picture(run, 'gradients', pictures.draw_gradients(updates.gradients), writers)
+
+
+def save_picture(run: Run, name: str, png: bytes, writers: dict[str, Any]):
+    """Write a picture into the folder of the run, and show it in TensorBoard."""
+    write_atomically(run.folder / f'{name}.png', lambda file: file.write(png))
+    if writers:
+        writers['.'].add_png(name, png, run.step)
 
 
 # -----------------------------------------------------------------------------
@@ -3047,6 +3163,8 @@ def train_run(run: Run) -> int | None:
     write_history(run)
     run.ngram_loss = find_ngram_loss(run)
     writers = open_writers(run)
+    if config.diagnose and writers:
+        writers['.'].add_chart(diagnostics.UPDATES, f'{diagnostics.UPDATES}/.*')
     resume = f'resume with: {command("--resume", "-o", run.folder)}'
     try:
         return train_and_report(run, writers, resume)

@@ -5,12 +5,17 @@ What TensorBoard shows: curves, texts, histograms, pictures, embeddings and sett
 import contextlib
 import json
 import os
+import re
+import struct
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn as nn
+
+FIRST_COLUMNS = ('type', 'learning_rate', 'batch_size')  # of the table of settings
+LOSSES = ('dev', 'test', 'train')
+RESULTS = (*LOSSES, 'novelty', 'params', 'seconds', 'steps')
 
 
 class EventWriter:
@@ -50,22 +55,74 @@ class EventWriter:
         numbers = values.cpu().numpy()
         self.add_event(summary=self.summary.histogram(name, numbers, bins=64), step=step)
 
-    def add_image(self, name: str, image: torch.Tensor, step: int, dataformats: str = 'CHW'):
-        summary = self.summary.image(name, image, dataformats=dataformats)
-        self.add_event(summary=summary, step=step)
+    def add_png(self, name: str, png: bytes, step: int):
+        """Add a picture: the content of a PNG file."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
 
-    def add_hparams(self, settings: dict[str, Any], metrics: dict[str, float]):
-        """Add a row to the table of runs: settings and results."""
-        for summary in self.summary.hparams(settings, metrics):
-            self.add_event(summary=summary)
+        # the header of a PNG file has both as big-endian numbers
+        width, height = struct.unpack('>II', png[16:24])
+        image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+        self.add_event(summary=Summary(value=[Summary.Value(tag=name, image=image)]), step=step)
+
+    def add_chart(self, title: str, tags: str):
+        """Draw all curves whose names match a regular expression in one chart (CUSTOM SCALARS)."""
+        layout = {title: {title: ['Multiline', [tags]]}}
+        self.add_event(summary=self.summary.custom_scalars(layout))
+
+    def add_hparams(self, settings: dict[str, Any], metrics: dict[str, float], title: str):
+        """Add a row to the table of runs: its title, settings and results."""
+        from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+        # TensorBoard sorts the columns by their names, so these are numbers
+        columns = {f'{i:02}': name for i, name in enumerate(settings)}
+        experiment = api_pb2.Experiment()
+        # rows with the same title would be merged into one
+        start = plugin_data_pb2.SessionStartInfo(group_name=title)
+        for column, name in columns.items():
+            kind, content = hparam_value(settings[name])
+            info = {'name': column, 'display_name': name.replace('_', ' '), 'type': kind}
+            experiment.hparam_infos.add(**info)
+            start.hparams[column].MergeFrom(content)
+        for name in metrics:
+            tag = api_pb2.MetricName(tag=f'result/{name}')
+            experiment.metric_infos.add(name=tag, display_name=name)
+        end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS)
+
+        self.add_hparams_event(metadata.EXPERIMENT_TAG, experiment=experiment)
+        self.add_hparams_event(metadata.SESSION_START_INFO_TAG, session_start_info=start)
+        self.add_hparams_event(metadata.SESSION_END_INFO_TAG, session_end_info=end)
         for name, value in metrics.items():
-            self.add_scalar(name, value, step=0)
+            self.add_scalar(f'result/{name}', value, step=0)
+
+    def add_hparams_event(self, tag: str, **content: Any):
+        """Write one of the three records of which a row of the table is made."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+
+        data = plugin_data_pb2.HParamsPluginData(**content)
+        about = metadata.create_summary_metadata(data)
+        value = Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)
+        self.add_event(summary=Summary(value=[value]))
 
     def flush(self):
         self.file.flush()
 
     def close(self):
         self.file.close()
+
+
+def read_curves(folder: Path, pattern: str) -> dict[str, tuple[list[int], list[float]]]:
+    """Steps and values of the curves in a folder whose names match a regular expression."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    # everything, and nothing of what a resumed run has repeated
+    events = EventAccumulator(str(folder), size_guidance={'scalars': 0}).Reload()
+    curves = {}
+    for name in events.Tags()['scalars']:
+        if re.fullmatch(pattern, name):
+            points = events.Scalars(name)
+            curves[name] = [point.step for point in points], [point.value for point in points]
+    return curves
 
 
 def find_lowest_loss(folder: Path, model_type: str, data: dict[str, Any]) -> float | None:
@@ -80,36 +137,24 @@ def find_lowest_loss(folder: Path, model_type: str, data: dict[str, Any]) -> flo
     return min(losses, default=None)
 
 
+def hparam_value(value: bool | int | float | str) -> tuple[int, Any]:
+    """A setting and its type, as TensorBoard's table has them."""
+    from google.protobuf.struct_pb2 import Value
+    from tensorboard.plugins.hparams import api_pb2
+
+    if isinstance(value, bool):
+        return api_pb2.DATA_TYPE_BOOL, Value(bool_value=value)
+    if isinstance(value, str):
+        return api_pb2.DATA_TYPE_STRING, Value(string_value=value)
+    return api_pb2.DATA_TYPE_FLOAT64, Value(number_value=value)
+
+
 def add_report(writer: Any, report: Any, step: int):
-    """Write the scalars, histograms and images of a diagnostic report."""
+    """Write the scalars and histograms of a diagnostic report."""
     for name, value in report.scalars.items():
         writer.add_scalar(name, value, step)
     for name, values in report.histograms.items():
         writer.add_histogram(name, values, step)
-    for name, image in report.images.items():
-        writer.add_image(name, image, step)
-
-
-def draw_bigrams(probs: torch.Tensor, labels: str, cell: int = 40) -> torch.Tensor:
-    """Probabilities (V, V) as the bigram lecture's picture (H, W, 3).
-
-    In every cell stands the pair and its share of the row in percent; bluer is more probable.
-    """
-    from PIL import Image, ImageDraw
-
-    image = Image.new('RGB', (cell * len(probs), cell * len(probs)))
-    pen = ImageDraw.Draw(image)
-    strength = (probs / probs.max()).sqrt()  # the root, so that rare pairs can be seen, too
-    for i, first in enumerate(labels):
-        for j, second in enumerate(labels):
-            x = cell * j
-            y = cell * i
-            shade = round(255 * (1 - 0.8 * strength[i, j].item()))
-            pen.rectangle([x, y, x + cell, y + cell], fill=(shade, shade, 255))
-            pen.text((x + 5, y + 4), first + second, fill='black')
-            pen.text((x + 5, y + 20), f'{100 * probs[i, j]:.1f}', fill='black')
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return pixels.view(image.height, image.width, 3)
 
 
 def write_new(path: Path, content: str):
@@ -140,35 +185,23 @@ def label_of(ch: str) -> str:
 
 
 @torch.no_grad()
-def add_final(writer: Any, model: nn.Module, labels: str, result: dict[str, Any]):
-    """Write what is shown of a finished run: embedding, pairs of characters, settings.
-
-    `labels` has a character for each token; it is empty where the tokens are byte pairs.
-    """
-    tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
-    if tables and len(tables[0]) == len(labels):
-        write_embedding(writer.folder, tables[0], [label_of(ch) for ch in labels])
-    if model.context == 1 and 1 < len(labels) <= 100:
-        add_bigram_picture(writer, model, labels)
-    add_result(writer, result)
+def add_projector(writer: Any, vectors: torch.Tensor, letters: str):
+    """Show an embedding (V, C) in the projector, with a letter for each row."""
+    write_embedding(writer.folder, vectors, [label_of(ch) for ch in letters])
 
 
-def add_bigram_picture(writer: Any, model: nn.Module, labels: str):
-    """Write the picture of which token follows which."""
-    device = next(iter(model.state_dict().values())).device
-    tokens = torch.arange(len(labels), device=device)[:, None]
-    probs = model.eval().next_logits(tokens).softmax(-1).cpu()
-    picture = draw_bigrams(probs, labels)
-    writer.add_image('which follows which, in percent', picture, 0, dataformats='HWC')
-
-
-def add_result(writer: Any, result: dict[str, Any]):
-    """Write the row of a run in the table of settings and results."""
+def add_result(writer: Any, result: dict[str, Any], title: str):
+    """Write the row of a run, with that title, in the table of settings and results."""
+    names = [*FIRST_COLUMNS, *(name for name in result['settings'] if name not in FIRST_COLUMNS)]
     settings = {}
-    for name, value in result['settings'].items():
-        if name != 'encoding':  # the table opens with the first few columns
-            is_plain = isinstance(value, (bool, int, float))
-            # a file name need not be UTF-8
-            settings[name] = value if is_plain else str(value).encode(errors='replace').decode()
-    metrics = {f'result/{name}': v for name, v in result.items() if isinstance(v, float)}
-    writer.add_hparams(settings, metrics)
+    for name in names:
+        value = result['settings'][name]
+        is_plain = isinstance(value, (bool, int, float))
+        # a file name need not be UTF-8
+        settings[name] = value if is_plain else str(value).encode(errors='replace').decode()
+    metrics = {}
+    for name in RESULTS:
+        if result[name] is not None:
+            metrics[f'{name} loss' if name in LOSSES else name] = result[name]
+    title = title.encode(errors='replace').decode()
+    writer.add_hparams(settings, metrics, title)

@@ -5,6 +5,7 @@ What a net does while it learns: activations, gradients, updates; and the learni
     python makemore.py --type gru --find-lr              which learning rate?
 """
 
+import collections
 import copy
 import itertools
 import math
@@ -18,16 +19,53 @@ import torch.nn.functional as F
 NONLINEARITIES = (nn.Tanh, nn.Sigmoid, nn.GELU)
 SATURATED = 2.1  # beyond it |tanh| is above 0.97, and its slope is nearly zero
 GOOD_UPDATE = -3.0  # log10 of the size of an update, relative to the weights
+UPDATES = 'log10 update to data'  # the group of these curves in TensorBoard
 
 
 @dataclass
 class Report:
-    """Lines to print, and what TensorBoard shows of them."""
+    """Lines to print, what TensorBoard shows of them, and what the pictures show."""
 
     lines: list[str] = field(default_factory=list)
     scalars: dict[str, float] = field(default_factory=dict)
     histograms: dict[str, torch.Tensor] = field(default_factory=dict)
-    images: dict[str, torch.Tensor] = field(default_factory=dict)  # (1, H, W)
+    # by layer or matrix, for the pictures
+    outputs: dict[str, torch.Tensor] = field(default_factory=dict)  # (N, channels)
+    saturated: dict[str, torch.Tensor] = field(default_factory=dict)  # (N, channels)
+    gradients: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+def name_layers(model: nn.Module) -> dict[str, str]:
+    """A readable name for each module: `tanh 1` for net.3, `block 2 qkv` for blocks.1.attn.qkv.
+
+    A module that has only a number is named after its kind and counted within its block.
+    """
+    names = {}
+    counts = collections.Counter()
+    for path, module in model.named_modules():
+        *outer, last = path.split('.')
+        words = []
+        for name, number in itertools.pairwise(outer):
+            if number.isdigit():  # a block of a list
+                words.append(f'{name.removesuffix("s")} {int(number) + 1}')
+        if last.isdigit():
+            kind = type(module).__name__.lower()
+            block = (*words, kind)
+            counts[block] += 1
+            last = f'{kind} {counts[block]}'
+        names[path] = ' '.join([*words, last])
+    return names
+
+
+def name_matrices(model: nn.Module) -> dict[str, str]:
+    """A readable name for each matrix: that of its layer, or its own if the layer has several."""
+    layer_names = name_layers(model)
+    paths = [name for name, p in model.named_parameters() if p.ndim == 2]
+    names = {}
+    for path in paths:
+        layer, _, own_name = path.rpartition('.')
+        names[path] = layer_names[layer] if own_name == 'weight' and layer else own_name
+    return names
 
 
 @dataclass
@@ -43,7 +81,7 @@ class Activation:
 def observe_activations(
     model: nn.Module, x: torch.Tensor, y: torch.Tensor
 ) -> dict[str, Activation]:
-    """What the nonlinearities of a model do with a batch.
+    """What the nonlinearities of a model do with a batch, by the name of the layer.
 
     A copy of the model is observed, so that neither the running statistics of a norm nor the
     random generator notice.
@@ -64,10 +102,11 @@ def observe_activations(
         twin(x, y)
 
     activations = {}
-    for name, pairs in seen.items():  # a recurrent net comes by once for every position
+    names = name_layers(twin)
+    for path, pairs in seen.items():  # a recurrent net comes by once for every position
         inputs = torch.cat([pair[0] for pair in pairs]).float().cpu()
         outputs = torch.cat([pair[1] for pair in pairs]).float().cpu()
-        activations[name] = Activation(type(twin.get_submodule(name)), inputs, outputs)
+        activations[names[path]] = Activation(type(twin.get_submodule(path)), inputs, outputs)
     return activations
 
 
@@ -86,7 +125,8 @@ def activation_report(activations: dict[str, Activation]) -> Report:
             f'{name:20} | mean {outputs.mean():+.3f} std {outputs.std(correction=0):.3f} | '
             f'saturated {share:5.2f} % | dead neurons {n_dead}'
         )
-        report.images[f'saturated/{name}'] = saturated[None, :200]  # a dead neuron: a white column
+        report.outputs[name] = outputs
+        report.saturated[name] = saturated
         report.histograms[f'activation/{name}'] = outputs
         report.histograms[f'pre-activation/{name}'] = activation.inputs
     return report
@@ -106,9 +146,11 @@ def update_report(
     lr_share is the learning rate of this step, divided by that of the peak.
     """
     report = Report()
-    report.scalars['log10 update to data/guide'] = GOOD_UPDATE
-    for name, old in old_matrices.items():
-        parameter = model.get_parameter(name)
+    report.scalars[f'{UPDATES}/guide'] = GOOD_UPDATE
+    names = name_matrices(model)
+    for path, old in old_matrices.items():
+        name = names[path]
+        parameter = model.get_parameter(path)
         grad = parameter.grad
         update = parameter.detach() - old
         grad_ratio = (grad.std(correction=0) / old.std(correction=0)).item()
@@ -117,8 +159,9 @@ def update_report(
             f'{name:20} | grad:data {grad_ratio:.2e} | update:data 10**{update_ratio:.1f}'
         )
         report.scalars[f'grad to data/{name}'] = grad_ratio
-        report.scalars[f'log10 update to data/{name}'] = update_ratio
+        report.scalars[f'{UPDATES}/{name}'] = update_ratio
         report.histograms[f'gradient/{name}'] = grad
+        report.gradients[name] = grad
     report.lines.append(explain_guide(lr_share))
     return report
 

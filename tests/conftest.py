@@ -5,6 +5,7 @@ import io
 import os
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import pytest
 
@@ -46,6 +47,25 @@ def flags(settings):
     return typed
 
 
+DRAWING = {'wanted': False}  # drawing takes a second, so only the tests of pictures do it
+
+
+@contextlib.contextmanager
+def without_pictures():
+    """Runs draw no pictures within the block."""
+    import makemore
+
+    nothing = {'draw_pictures': lambda *args: [], 'draw_diagnosis': lambda *args: None}
+    with mock.patch.multiple(makemore, **nothing):
+        yield
+
+
+@pytest.fixture
+def with_pictures(monkeypatch):
+    """Runs draw pictures, as they do for users."""
+    monkeypatch.setitem(DRAWING, 'wanted', True)
+
+
 def command(*args):
     """Run a command line in this process, because importing torch takes seconds."""
     import makemore
@@ -53,7 +73,8 @@ def command(*args):
     # The program sets the encoding of its streams, so these have to be real text streams.
     out = io.TextIOWrapper(io.BytesIO(), 'utf-8', newline='', write_through=True)
     err = io.TextIOWrapper(io.BytesIO(), 'utf-8', newline='', write_through=True)
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    pictures = contextlib.nullcontext() if DRAWING['wanted'] else without_pictures()
+    with pictures, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = makemore.main([str(arg) for arg in args])
     return Result(code, out.buffer.getvalue().decode(), err.buffer.getvalue().decode())
 

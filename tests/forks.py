@@ -19,7 +19,7 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
-from conftest import flags
+from conftest import flags, without_pictures
 
 import makemore
 
@@ -100,7 +100,8 @@ def run_job(job):
     for name, *arguments in job['plan']:
         plan = pkgutil.resolve_name(name if ':' in name else f'plans:{name}')
         plan(job, *arguments)
-    return makemore.main(job['args'])
+    with without_pictures():
+        return makemore.main(job['args'])
 
 
 def open_streams(job):

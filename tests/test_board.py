@@ -12,13 +12,15 @@ import urllib.request
 
 import pytest
 import torch
-from conftest import SMALL, flags
+from conftest import DRAWING, SMALL, flags
 
 import makemore
 from makemore_extras import board
 
 pytest.importorskip('tensorboard', reason='TensorBoard is not installed: pip install tensorboard')
 RATES = {'slow': 1e-3, 'fast': 1e-2}  # two runs that differ in their learning rate
+# What the layers of an mlp are called, and their matrices in its checkpoint.
+NAMES = {'embedding 1': 'net.0.weight', 'linear 1': 'net.2.weight', 'linear 2': 'net.5.weight'}
 PRINTED_STEP = r'^step +(\d+) \| (?:train loss ([\d.]+) \| )?dev loss ([\d.]+)'
 
 
@@ -96,7 +98,9 @@ def runs(names, command_line, tmp_path_factory):
     results = {}
     for name, rate in RATES.items():
         args = ['-i', names, '--type', 'mlp', *settings, '-l', rate, '-o', folder / name]
-        printed[name] = command_line(*args)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(DRAWING, 'wanted', True)
+            printed[name] = command_line(*args)
         assert printed[name].code == 0, printed[name].err
         results[name] = json.loads((folder / name / 'result.json').read_text())
     return folder, printed, results
@@ -181,7 +185,7 @@ def test_histograms_hold_every_number(shown, best):
                 assert all(-math.inf < left <= right < math.inf for left, right, _ in bars)
                 count = sum(n for _, _, n in bars)
                 if tag in gradients:
-                    assert count == weights[tag.split('/')[1]].numel()
+                    assert count == weights[NAMES[tag.split('/')[1]]].numel()
                 else:
                     assert count > 1000
 
@@ -201,15 +205,18 @@ def test_the_histogram_of_a_tanh_ends_at_1(shown):
 @pytest.mark.slow
 def test_images_are_pictures(shown):
     for name in RATES:
-        run = f'{name}/train'
-        ((tag, about),) = shown.ask('images/tags')[run].items()
-        assert tag.startswith('saturated/')
-        images = shown.ask('images/images', run=run, tag=tag, sample=about['samples'] - 1)
-        assert [image['step'] for image in images] == [1, 26]
-        png = shown.ask_raw('images/individualImage?' + images[-1]['query'])
-        assert png.startswith(b'\x89PNG')
-        n_neurons, n_examples = struct.unpack('>II', png[16:24])
-        assert (n_neurons, n_examples) == (SMALL['n_hidden'], 200)
+        tags = shown.ask('images/tags')[name]
+        wanted = {'loss', 'embedding', 'updates', 'activations', 'saturation', 'gradients'}
+        assert set(tags) == wanted
+        for tag, about in tags.items():
+            images = shown.ask('images/images', run=name, tag=tag, sample=about['samples'] - 1)
+            # the pictures of a diagnosis change from one to the next
+            is_final = tag in ('loss', 'embedding', 'updates')
+            assert [image['step'] for image in images] == ([50] if is_final else [1, 26])
+            png = shown.ask_raw('images/individualImage?' + images[-1]['query'])
+            assert png.startswith(b'\x89PNG')
+            width, height = struct.unpack('>II', png[16:24])
+            assert min(width, height) > 300
 
 
 @pytest.mark.slow
@@ -235,21 +242,33 @@ def test_the_table_of_settings_shows_the_sweep(shown, runs):
     """HPARAMS: a row for each run with its settings and its result."""
     _, _, results = runs
     experiment = shown.ask('hparams/experiment', {'experimentName': ''})
-    columns = {info['name'] for info in experiment['hparamInfos']}
+    columns = {info['name']: info['displayName'] for info in experiment['hparamInfos']}
+    first, *_ = [info['displayName'] for info in experiment['metricInfos']]
+    assert list(columns.values())[:3] == ['type', 'learning rate', 'batch size']
+    assert first == 'dev loss'
     rows = shown.table_rows()
     assert len(rows) == len(RATES)
     for row in rows:
         (session,) = row['sessions']
-        result = results[session['name'].split('/')[0]]
-        settings = {k: v for k, v in result['settings'].items() if k != 'encoding'}
-        assert set(row['hparams']) == set(settings) == columns
+        result = results[session['name']]
+        assert row['name'].startswith(f'{session["name"]} --')
+        shown_settings = {columns[name]: value for name, value in row['hparams'].items()}
+        settings = {k.replace('_', ' '): v for k, v in result['settings'].items()}
+        assert set(shown_settings) == set(settings) == set(columns.values())
         for name, value in settings.items():
             is_plain = isinstance(value, (int, float, str))
-            assert row['hparams'][name] == (value if is_plain else str(value)), name
+            assert shown_settings[name] == (value if is_plain else str(value)), name
         metrics = {metric['name']['tag']: metric['value'] for metric in session['metricValues']}
-        for name in ('train', 'dev', 'test', 'novelty'):
-            assert metrics[f'result/{name}'] == pytest.approx(result[name], rel=1e-5)
-    assert sorted(row['hparams']['learning_rate'] for row in rows) == sorted(RATES.values())
+        for name in ('train', 'dev', 'test'):
+            assert metrics[f'result/{name} loss'] == pytest.approx(result[name], rel=1e-5)
+        assert metrics['result/novelty'] == pytest.approx(result['novelty'], rel=1e-5)
+    rates = [
+        row['hparams'][column]
+        for row in rows
+        for column in columns
+        if columns[column] == 'learning rate'
+    ]
+    assert sorted(rates) == sorted(RATES.values())
 
 
 @pytest.mark.slow
@@ -284,6 +303,8 @@ def test_the_files_of_a_run(runs):
             assert events.name.startswith('events.out.tfevents.')
         (events,) = [file for file in files if file.startswith('events.out.tfevents.')]
         projector = {'vectors.tsv', 'labels.tsv', 'projector_config.pbtxt'}
+        drawn = {f'{picture}.png' for picture in makemore.PICTURES if picture != 'bigrams'}
+        projector |= drawn
         checkpoints = {'best.pt', 'last.pt'}
         assert files - {events} == {*checkpoints, 'result.json', 'metrics.jsonl', *projector}
 
@@ -362,24 +383,38 @@ def test_embedding_files_have_a_row_and_a_label_for_each_token(tmp_path):
     assert 'metadata_path: "labels.tsv"' in config
 
 
-def test_the_picture_of_bigrams_has_a_cell_for_every_pair():
-    probs = torch.tensor([[0.9, 0.1], [0.5, 0.5]])
-    image = board.draw_bigrams(probs, '.a', cell=40)
-    assert image.shape == (80, 80, 3)
-    reds = image[2::40, 2::40, 0].tolist()  # of the upper left corner of each cell
-    # the more probable the bluer: there is less red
-    assert reds[0][0] < reds[1][1] == reds[1][0] < reds[0][1]
-    assert image[:40, :40, 2].min() < 100  # something dark is written on the blue
-
-
-@pytest.mark.parametrize('model_type', ['ngram', 'bigram'])
-def test_a_model_of_one_token_of_context_gets_the_picture(model_type, train):
-    context = ['--block-size', 1] if model_type == 'ngram' else []
-    assert train(model_type, '-o', 'x', *context).code == 0
-    assert read_events('x').Tags()['images'] == ['which follows which, in percent']
-
-
-def test_a_model_of_byte_pairs_has_neither_picture_nor_labels(train, tmp_path):
+def test_byte_pairs_have_no_labels(train, tmp_path):
     assert train('bigram', '-o', 'x', '--tokenizer', 'bpe', '--vocab-size', 256).code == 0
-    assert read_events('x').Tags()['images'] == []
     assert not (tmp_path / 'x/vectors.tsv').exists()
+
+
+def test_a_run_is_named_after_what_was_typed(build, tmp_path):
+    """In the table of a sweep: mlp-2, mlp-3, ... say nothing."""
+    config, dataset, model = build('mlp', learning_rate=1e-4, max_steps=50)
+    run = makemore.Run(config, dataset, model, tmp_path / 'names-mlp-2')
+    name, *words = makemore.describe_run(run).split()
+    assert name == 'names-mlp-2'
+    assert words[-4:] == ['--learning-rate', '0.0001', '--max-steps', '50']
+    assert '--batch-size' not in words
+
+
+def test_all_updates_are_in_one_chart(tmp_path):
+    from tensorboard.plugins.custom_scalar import layout_pb2
+
+    writer = board.EventWriter(tmp_path)
+    writer.add_chart('updates', 'log10 update to data/.*')
+    writer.close()
+    (event,) = read_events(tmp_path).Tensors('custom_scalars__config__')
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    assert list(layout.category[0].chart[0].multiline.tag) == ['log10 update to data/.*']
+
+
+def test_curves_are_read_back_without_what_a_resumed_run_repeats(tmp_path):
+    for first_step, value in ((0, 3.0), (2, 1.0)):
+        writer = board.EventWriter(tmp_path, first_step)
+        for step in range(first_step, first_step + 3):
+            writer.add_scalar('loss', value, step)
+            writer.add_scalar('other', value, step)
+        writer.close()
+    curves = board.read_curves(tmp_path, 'los.')
+    assert curves == {'loss': ([0, 1, 2, 3, 4], [3, 3, 1, 1, 1])}

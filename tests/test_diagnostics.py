@@ -31,10 +31,8 @@ def test_diagnosis_reports_on_every_kind_of_nonlinearity(model_type, train):
 def test_tensorboard_gets_what_is_reported(model_type, train):
     accumulator = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
     assert train(model_type, '-o', 'x', '--diagnose', 1, max_steps=2).code == 0
-    events = accumulator.EventAccumulator('x/train', size_guidance={'images': 0}).Reload()
-    tags = events.Tags()
+    tags = accumulator.EventAccumulator('x/train').Reload().Tags()
     kinds = {name.split('/')[0] for name in tags['histograms']}
-    assert any(name.startswith('saturated/') for name in tags['images'])
     assert kinds == {'activation', 'pre-activation', 'gradient'}
     assert any(name.startswith('grad to data/') for name in tags['scalars'])
     assert any(name.startswith('log10 update to data/') for name in tags['scalars'])
@@ -48,6 +46,27 @@ def test_a_diagnosed_run_ends_in_the_same_weights(model_type, train):
     one, other = [torch.load(f'{f}/last.pt', weights_only=True)['model'] for f in 'ab']
     for name, weights in one.items():
         assert torch.equal(other[name], weights), name
+
+
+NAMES = {
+    'mlp': ['embedding 1', 'linear 1', 'tanh 1', 'linear 2'],
+    'bn-mlp': ['tanh 1', 'tanh 5', 'linear 6', 'batchnorm1d 6'],
+    'gru': ['tok_emb', 'x2h', 'h2h', 'tanh', 'sigmoid', 'head'],
+    'bow': ['tok_emb', 'pos_emb', 'mlp 1 tanh 1', 'mlp 2 linear 2'],
+    'transformer': ['tok_emb', 'block 1 qkv', 'block 2 gelu 1', 'block 2 linear 2', 'head'],
+}
+
+
+@pytest.mark.parametrize('model_type', NAMES)
+def test_layers_have_readable_names(model_type, build):
+    """They were called net.4."""
+    _, _, model = build(model_type, n_layer=6 if model_type == 'bn-mlp' else 2)
+    names = list(diagnostics.name_layers(model).values())
+    found = [names.index(name) for name in NAMES[model_type]]
+    assert found == sorted(found) or model_type == 'bow'
+    assert len(set(names)) == len(names)
+    matrices = diagnostics.name_matrices(model)
+    assert len(set(matrices.values())) == len(matrices) == len(diagnostics.copy_matrices(model))
 
 
 def test_the_numbers_of_a_report_are_those_of_a_hand_made_net():
@@ -67,7 +86,7 @@ def test_the_numbers_of_a_report_are_those_of_a_hand_made_net():
     assert line.startswith('act ')
     assert 'mean +0.500' in line
     assert 'saturated 50.00 % | dead neurons 1' in line
-    assert report.images['saturated/act'].tolist() == [[[True, False], [True, False]]]
+    assert report.saturated['act'].tolist() == [[True, False], [True, False]]
     assert torch.equal(report.histograms['pre-activation/act'], x)
     assert torch.equal(report.histograms['activation/act'], x.tanh())
 
@@ -76,7 +95,7 @@ def test_gelu_is_flat_on_the_left_only():
     x = torch.tensor([[5.0, -5.0, 0.0]])
     activation = diagnostics.Activation(nn.GELU, x, nn.functional.gelu(x))
     report = diagnostics.activation_report({'act': activation})
-    assert report.images['saturated/act'].tolist() == [[[False, True, False]]]
+    assert report.saturated['act'].tolist() == [[False, True, False]]
 
 
 def test_the_report_of_an_update_has_its_size():

@@ -1,0 +1,378 @@
+"""
+Pictures of a run, drawn with matplotlib: losses, embedding, letter pairs, and what --diagnose sees.
+
+Each function `draw_...` returns a PNG file as bytes, with axes and a caption that says what to look
+for. matplotlib is imported only when something is drawn.
+"""
+
+import functools
+import importlib.util
+import io
+import logging
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn as nn
+
+MOST_LETTERS = 40  # of a larger vocabulary the most frequent ones are shown
+MOST_NAMES = 14  # in a legend
+MOST_LAYERS = 12  # in the picture of saturation
+MOST_EXAMPLES = 200  # in the picture of saturation
+DOTS_PER_INCH = 100
+
+LOSS_CAPTION = (
+    'The steep fall at first: the net learns which letters are frequent at all. Train is noisy, '
+    'because each point is one batch. Dev far above train, or rising again, means overfitting.'
+)
+EMBEDDING_CAPTION = (
+    'Letters that lie close together are treated alike by the model. Look for groups, as that of '
+    'the vowels, and for letters that stand apart.'
+)
+BIGRAM_CAPTION = (
+    'Percent of all letters after the one on the left; a dot is the start and the end of a line. '
+    'Look for dark cells: pairs such as q and u; and for rows that are spread out evenly.'
+)
+ACTIVATION_CAPTION = (
+    'A line for each layer. All alike and spread out is good. Peaks at -1 and 1 (of a tanh) are '
+    'saturated neurons, through which hardly any gradient flows; a peak at 0 is a weak signal.'
+)
+SATURATION_CAPTION = (
+    'White: the nonlinearity is so flat here that hardly any gradient flows through it. A column '
+    'that is white from top to bottom is a dead neuron: no example of this batch changes it.'
+)
+GRADIENT_CAPTION = (
+    'A line for each matrix, all of similar width where all layers learn. Much narrower ones get '
+    'little gradient, as the first layers of a net whose gradient vanishes.'
+)
+UPDATE_CAPTION = (
+    'How far a step moves each matrix, relative to its weights. Around the dashed line, -3, is '
+    'good; far above is too fast, far below too slow. All fall as the learning rate decays.'
+)
+
+
+Curve = tuple[list[int], list[float]]  # steps and values
+
+
+def is_installed() -> bool:
+    """Whether matplotlib is there."""
+    return importlib.util.find_spec('matplotlib') is not None
+
+
+# -----------------------------------------------------------------------------
+# fonts
+
+
+@functools.cache
+def read_characters(path: str) -> set[str]:
+    """The characters that a font file can draw; none for a font that matplotlib cannot use."""
+    from matplotlib.ft2font import FT2Font
+
+    try:
+        font = FT2Font(path)
+        font.set_size(12, DOTS_PER_INCH)  # fonts made of bitmaps, as those of emoji, fail here
+        return set(map(chr, font.get_charmap()))
+    except (RuntimeError, OSError):
+        return set()
+
+
+def find_fonts(letters: str) -> tuple[list[str], str]:
+    """Installed font families that have the letters, and the letters that no font has."""
+    from matplotlib import font_manager
+
+    logging.getLogger('matplotlib').setLevel(logging.ERROR)  # say nothing of caches and fonts
+    families = ['DejaVu Sans']  # comes with matplotlib
+    missing = set(letters) - read_characters(font_manager.findfont(families[0]))
+    for font in sorted(font_manager.fontManager.ttflist, key=lambda font: font.name):
+        if not missing:
+            break
+        if font.style != 'normal' or font.name in families:
+            continue
+        found = missing & read_characters(font.fname)
+        if found:
+            families.append(font.name)
+            missing -= found
+    return families, ''.join(sorted(missing))
+
+
+def label_letters(letters: str) -> tuple[list[str], list[str]]:
+    """How letters are written in a picture, and the font families for it.
+
+    A space or a control character is put in quotes; a letter that no font has becomes its code.
+    """
+    families, missing = find_fonts(letters)
+    labels = []
+    for letter in letters:
+        if not letter.isprintable() or letter == ' ':
+            labels.append(repr(letter))
+        elif letter in missing:
+            labels.append(f'U+{ord(letter):04X}')
+        else:
+            labels.append(letter)
+    return labels, families
+
+
+# -----------------------------------------------------------------------------
+# drawing
+
+
+def draw(
+    plot: Callable[[Any], None],
+    size: tuple[float, float],
+    caption: str,
+    families: list[str] | None = None,
+) -> bytes:
+    """A PNG of what `plot` draws into a figure of that size in inches, and a caption below it."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    # a dollar sign is a letter like any other, not the start of a formula
+    settings = {'font.family': families or ['DejaVu Sans'], 'text.parse_math': False}
+    width, _ = size
+    lines = textwrap.wrap(caption, int(13 * width))  # 13 small letters to an inch
+    file = io.BytesIO()
+    with matplotlib.rc_context(settings):
+        figure = Figure(size, dpi=DOTS_PER_INCH, layout='constrained')
+        plot(figure)
+        figure.supxlabel('\n'.join(lines), x=0.01, ha='left', fontsize=9, color='dimgray')
+        figure.savefig(file, format='png')
+    return file.getvalue()
+
+
+def depth_colors(n: int) -> list[Any]:
+    """Colors for n layers, from the first, dark, to the last, bright."""
+    import matplotlib
+
+    scale = matplotlib.colormaps['viridis']
+    return [scale(0.9 * i / max(1, n - 1)) for i in range(n)]
+
+
+def add_legend(axes: Any, n_lines: int):
+    """A legend beside the axes, with a part of the names if there are many."""
+    handles, names = axes.get_legend_handles_labels()
+    stride = -(-n_lines // MOST_NAMES) or 1  # rounded up
+    axes.legend(
+        handles[::stride], names[::stride], loc='upper left', bbox_to_anchor=(1, 1), fontsize=8
+    )
+
+
+# -----------------------------------------------------------------------------
+# losses
+
+
+def plot_losses(figure: Any, curves: dict[str, Curve], unit: str):
+    """Train thin and light, because it is noisy; dev with a dot for each evaluation."""
+    axes = figure.subplots()
+    styles = {
+        'train': {'linewidth': 0.7, 'color': 'tab:blue', 'alpha': 0.6},
+        'dev': {'marker': '.', 'color': 'tab:orange'},
+        'all': {'marker': '.', 'color': 'tab:orange'},
+        'n-gram': {'linestyle': '--', 'color': 'black', 'linewidth': 1},
+    }
+    for name, (steps, values) in curves.items():
+        label = 'train' if name == 'train' else f'{name} {values[-1]:.4f}'
+        axes.plot(steps, values, label=label, **styles[name])
+    axes.set_title('loss')
+    axes.set_xlabel('step')
+    axes.set_ylabel(f'nats per {unit}')
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def draw_losses(curves: dict[str, Curve], unit: str) -> bytes:
+    """Train and dev loss, and the loss of n-gram counts as a dashed line where it is known."""
+    caption = LOSS_CAPTION
+    if 'n-gram' in curves:
+        caption += ' The dashed line is what counting n-grams reaches.'
+    return draw(lambda figure: plot_losses(figure, curves, unit), (8, 5), caption)
+
+
+# -----------------------------------------------------------------------------
+# letters
+
+
+def most_frequent(counts: torch.Tensor) -> torch.Tensor:
+    """The ids of the most frequent tokens, in the order of the vocabulary."""
+    n = min(len(counts), MOST_LETTERS)
+    return counts.topk(n).indices.sort().values
+
+
+def find_missing_letters(letters: str, counts: torch.Tensor) -> str:
+    """Those of the letters to be shown that no installed font has."""
+    shown = [letters[i] for i in most_frequent(counts).tolist()]
+    printable = ''.join(letter for letter in shown if letter.isprintable())
+    return find_fonts(printable)[1]
+
+
+def project(vectors: torch.Tensor) -> tuple[torch.Tensor, list[str]]:
+    """Vectors (N, C) in two dimensions, and the names of these: PCA beyond two channels."""
+    vectors = vectors.double()
+    n, n_channels = vectors.shape
+    if n_channels <= 2:
+        points = torch.zeros(n, 2, dtype=vectors.dtype)
+        points[:, :n_channels] = vectors
+        return points, ['channel 1', 'channel 2']
+    # the directions in which the vectors vary most are the first singular vectors
+    centered = vectors - vectors.mean(0)
+    U, S, _ = torch.linalg.svd(centered, full_matrices=False)
+    points = torch.zeros(n, 2, dtype=vectors.dtype)
+    k = min(2, len(S))
+    points[:, :k] = U[:, :k] * S[:k]
+    shares = S.square() / S.square().sum().clamp(min=1e-30)
+    names = [
+        f'principal component {i + 1}: {100 * shares[i]:.0f} % of the variance' for i in range(k)
+    ]
+    return points, (names * 2)[:2]
+
+
+def plot_embedding(figure: Any, vectors: torch.Tensor, labels: list[str]):
+    """A dot for each letter, with the letter in it, as in the lecture."""
+    axes = figure.subplots()
+    points, names = project(vectors)
+    x, y = points.T.tolist()
+    axes.scatter(x, y, s=240, color='tab:blue', edgecolors='white')
+    for i, label in enumerate(labels):
+        size = 10 if len(label) == 1 else 6
+        axes.text(x[i], y[i], label, ha='center', va='center', color='white', fontsize=size)
+    axes.set_title('embedding')
+    axes.set_xlabel(names[0])
+    axes.set_ylabel(names[1])
+    axes.grid(alpha=0.3)
+
+
+def add_note(caption: str, n_shown: int, n: int) -> str:
+    """The caption, and that not all letters are shown, if so."""
+    if n_shown == n:
+        return caption
+    return f'{caption} Of {n:,} letters the {n_shown} most frequent are shown.'
+
+
+def draw_embedding(vectors: torch.Tensor, letters: str, counts: torch.Tensor) -> bytes:
+    """A map of the letters; vectors (V, C), a letter and a count for each."""
+    ids = most_frequent(counts)
+    labels, families = label_letters(''.join(letters[i] for i in ids.tolist()))
+    caption = add_note(EMBEDDING_CAPTION, len(ids), len(letters))
+    chosen = vectors[ids]
+    return draw(lambda figure: plot_embedding(figure, chosen, labels), (8, 7.5), caption, families)
+
+
+def plot_bigrams(figure: Any, probs: torch.Tensor, labels: list[str]):
+    """A cell for each pair, with the pair and its percentage, as in the lecture."""
+    from matplotlib.colors import PowerNorm
+
+    axes = figure.subplots()
+    strongest = probs.max().item()
+    # the root, so that rare pairs can be seen, too
+    axes.imshow(probs.numpy(), cmap='Blues', norm=PowerNorm(0.5, 0, strongest), aspect='auto')
+    ticks = range(len(labels))
+    axes.set_xticks(ticks, labels)
+    axes.set_yticks(ticks, labels)
+    axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
+    axes.xaxis.set_label_position('top')
+    axes.set_xlabel('next letter')
+    axes.set_ylabel('letter')
+    for row, first in enumerate(labels):
+        for column, second in enumerate(labels):
+            p = probs[row, column].item()
+            if p < 0.0005:  # 0.0 %
+                continue
+            pair = first + second
+            lines = f'{100 * p:.1f}' if len(pair) > 4 else f'{pair}\n{100 * p:.1f}'
+            color = 'white' if p > 0.4 * strongest else 'black'
+            # left out of the layout: measuring a thousand texts takes a second
+            axes.text(
+                column, row, lines, ha='center', va='center', color=color, fontsize=7
+            ).set_in_layout(False)
+
+
+@torch.no_grad()
+def draw_bigrams(model: nn.Module, letters: str, counts: torch.Tensor) -> bytes:
+    """Which letter follows which, by a model that sees one letter."""
+    device = next(iter(model.state_dict().values())).device  # a counted model has no parameters
+    ids = most_frequent(counts)
+    logits = model.eval().next_logits(ids[:, None].to(device))
+    probs = logits.softmax(-1).float().cpu()[:, ids]
+    labels, families = label_letters(''.join(letters[i] for i in ids.tolist()))
+    caption = add_note(BIGRAM_CAPTION, len(ids), len(letters))
+    side = 2 + 0.4 * len(ids)
+    return draw(lambda figure: plot_bigrams(figure, probs, labels), (side, side), caption, families)
+
+
+# -----------------------------------------------------------------------------
+# what --diagnose sees
+
+
+def plot_densities(figure: Any, values: dict[str, torch.Tensor], title: str, xlabel: str):
+    """The distribution of some numbers of each layer: one line each."""
+    axes = figure.subplots()
+    for color, (name, numbers) in zip(depth_colors(len(values)), values.items(), strict=True):
+        finite = numbers.flatten().float().cpu()
+        finite = finite[finite.isfinite()]
+        if len(finite) == 0:
+            continue
+        # the area below each line is 1, however many numbers a layer has
+        density, edges = torch.histogram(finite, bins=60, density=True)
+        axes.plot(edges[:-1], density, color=color, linewidth=1, label=name)
+    axes.set_title(title)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel('density')
+    add_legend(axes, len(values))
+
+
+def draw_activations(outputs: dict[str, torch.Tensor]) -> bytes:
+    """The distribution of what each nonlinearity puts out."""
+    labeled = {f'{name}: std {x.std():.2f}': x for name, x in outputs.items()}
+    return draw(
+        lambda figure: plot_densities(figure, labeled, 'activations', 'output of the layer'),
+        (9, 5),
+        ACTIVATION_CAPTION,
+    )
+
+
+def draw_gradients(gradients: dict[str, torch.Tensor]) -> bytes:
+    """The distribution of the gradients of each matrix."""
+    labeled = {f'{name}: std {x.std():.1e}': x for name, x in gradients.items()}
+    return draw(
+        lambda figure: plot_densities(figure, labeled, 'gradients of the weights', 'gradient'),
+        (9, 5),
+        GRADIENT_CAPTION,
+    )
+
+
+def plot_saturation(figure: Any, masks: dict[str, torch.Tensor]):
+    """Examples by neurons of each layer, white where the neuron is saturated."""
+    panels = figure.subplots(len(masks), squeeze=False)[:, 0]
+    for axes, (name, mask) in zip(panels, masks.items(), strict=True):
+        axes.imshow(mask.numpy(), cmap='gray', vmin=0, vmax=1, aspect='auto', interpolation='none')
+        axes.set_title(f'{name}: {100 * mask.float().mean():.1f} % saturated', fontsize=9)
+        axes.set_ylabel('example')
+    panels[-1].set_xlabel('neuron')
+
+
+def draw_saturation(masks: dict[str, torch.Tensor]) -> bytes:
+    """Which neurons are saturated by which examples; masks (examples, neurons) of each layer."""
+    shown = {name: mask[:MOST_EXAMPLES] for name, mask in list(masks.items())[:MOST_LAYERS]}
+    size = (9, 1.5 + 2.2 * len(shown))
+    return draw(lambda figure: plot_saturation(figure, shown), size, SATURATION_CAPTION)
+
+
+def plot_updates(figure: Any, curves: dict[str, Curve], guide: float):
+    """A line for each matrix, and a dashed one where they should be."""
+    axes = figure.subplots()
+    names = [name for name in curves if not name.endswith('/guide')]
+    for color, name in zip(depth_colors(len(names)), names, strict=True):
+        steps, values = curves[name]
+        label = name.rpartition('/')[2]
+        axes.plot(steps, values, color=color, marker='.', linewidth=1, label=label)
+    axes.axhline(guide, color='black', linestyle='--', linewidth=1)
+    axes.set_title('update to data')
+    axes.set_xlabel('step')
+    axes.set_ylabel('log10 of std of update / std of weights')
+    axes.grid(alpha=0.3)
+    add_legend(axes, len(names))
+
+
+def draw_updates(curves: dict[str, Curve], guide: float) -> bytes:
+    """The size of the updates of all matrices over the steps."""
+    return draw(lambda figure: plot_updates(figure, curves, guide), (9, 5), UPDATE_CAPTION)

@@ -2858,7 +2858,7 @@ def describe_loss(split: str, loss: float, dataset: CharDataset) -> str:
 
 
 # -----------------------------------------------------------------------------
-# pictures of a run, for those who want to see: in its folder and in TensorBoard
+# pictures of a run
 
 
 def show_run(run: Run, result: dict[str, Any], writers: dict[str, Any]):

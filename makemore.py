@@ -31,6 +31,7 @@ import random
 import re
 import reprlib
 import shlex
+import shutil
 import signal
 import string
 import sys
@@ -292,9 +293,16 @@ def settings_to_save(config: Config) -> dict[str, Any]:
 # output and processes
 
 
+def launched_by_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return torch.distributed.is_torchelastic_launched() and 'RANK' in os.environ
+
+
 def get_rank() -> int:
     """Number of this process among those that torchrun started; 0 without torchrun."""
-    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    if torch.distributed.is_initialized():
+        return torch.distributed.get_rank()
+    return int(os.environ.get('RANK', '0')) if launched_by_torchrun() else 0
 
 
 def get_world_size() -> int:
@@ -346,15 +354,26 @@ def print_result(message: str):
         print0(message, sys.stdout)
 
 
+def name_python() -> str:
+    """What starts this Python in a shell: python, python3, or its path if neither does."""
+    python = Path(sys.executable)
+    for name in ('python', 'python3'):
+        found = Path(shutil.which(name) or '')
+        # not the file itself: in a virtual environment it is a link to the Python of the system
+        if found.name == python.name and found.parent.resolve() == python.parent.resolve():
+            return name
+    return str(python)
+
+
 def command(*args: Any) -> str:
     """A command of this program that can be pasted into a shell."""
     program = Path(sys.argv[0])
-    if program.stem != 'makemore':  # called from a notebook or another program
-        start = ['python', 'makemore.py']
-    elif program.suffix == '.py':
-        start = ['python', str(program)]
-    else:  # installed
+    if program.stem == 'makemore' and program.suffix != '.py':  # installed
         start = ['makemore']
+    elif program.name == 'makemore.py':
+        start = [name_python(), str(program)]
+    else:  # called from a notebook or another program
+        start = [name_python(), os.path.relpath(__file__)]
     return shlex.join([*start, *map(str, args)])
 
 
@@ -420,11 +439,6 @@ def init_device(name: str) -> torch.device:
     return device
 
 
-def launched_by_torchrun() -> bool:
-    """Whether torchrun started this process."""
-    return torch.distributed.is_torchelastic_launched() and 'RANK' in os.environ
-
-
 def resume_after_restart(cli_args: dict[str, Any]) -> dict[str, Any]:
     """The arguments; after a restart by torchrun, changed so that they continue the saved run."""
     if not torchrun.was_restarted():
@@ -482,6 +496,10 @@ class CharTokenizer:
         """The tokens of a text."""
         unknown = sorted(set(text) - self.token_of.keys())
         if unknown:
+            lower = text.lower()
+            if not set(lower) - self.token_of.keys():
+                hint = f'try {reprlib.repr(lower)}'
+                raise UserError(f'{unknown[0]!r} is not in the vocabulary; {hint}')
             known = reprlib.repr(self.chars) if len(self.chars) > 500 else repr(self.chars)
             raise UserError(f'{unknown[0]!r} is not in the vocabulary, which is {known}')
         return [self.token_of[ch] for ch in text]
@@ -631,6 +649,8 @@ def read_text(path: str, encoding: str) -> str:
         if path == '-':
             if sys.stdin is None:
                 raise UserError('-i -: standard input is closed')
+            if sys.stdin.isatty():
+                print0('reading from the keyboard; end with Ctrl-D')
             raw = sys.stdin.buffer.read()
         elif Path(path).is_char_device():  # /dev/urandom never ends
             raise UserError(f'cannot read {path}: it is a device; see -i')
@@ -643,11 +663,19 @@ def read_text(path: str, encoding: str) -> str:
         raise
     except (OSError, LookupError, ValueError) as error:
         if isinstance(error, UnicodeError):
-            line = line_of_error(raw, encoding, error)
-            hint = 'name its encoding, as in --encoding latin-1'
-            raise UserError(f'{path}, line {line} is not {encoding}: {hint}') from None
+            raise UserError(describe_undecodable(path, raw, encoding, error)) from None
         reason = getattr(error, 'strerror', None) or error
         raise UserError(f'cannot read {path}: {reason}; see -i and --encoding') from None
+
+
+def describe_undecodable(path: str, raw: bytes, encoding: str, error: UnicodeError) -> str:
+    """What is wrong with a file that is not in this encoding."""
+    is_utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if b'\0' in raw and not is_utf16:
+        return f'{path} is not a text file'
+    line = line_of_error(raw, encoding, error)
+    guess = 'utf-16' if is_utf16 and encoding == Config.encoding else 'latin-1'
+    return f'{path}, line {line} is not {encoding}: name its encoding, as in --encoding {guess}'
 
 
 def line_of_error(raw: bytes, encoding: str, error: UnicodeError) -> int:
@@ -2335,6 +2363,9 @@ def make_numbered_dir(name: str) -> Path:
 # -----------------------------------------------------------------------------
 # evaluation and training
 
+EARLY_BATCHES = 4  # a run that is stopped early is evaluated on as many lines as these hold
+SLOW_STEPS = 10  # what is only done once, such as choosing algorithms, makes the first steps slow
+
 
 def open_writer(folder: Path, first_step: int) -> Any:
     """A writer for TensorBoard, which then forgets what the folder has from first_step on."""
@@ -2626,6 +2657,26 @@ def evaluate_and_save(
     wait_for_ranks()  # for rank 0, which writes
 
 
+def save_early_best(run: Run):
+    """Save best.pt for a run that was stopped before its first evaluation in training.
+
+    Until then best.pt is the model of step 0, which has learned nothing. Stopping has to be quick,
+    so a few lines of dev have to do. last.pt does not know of this: after a resume the first
+    evaluation of all lines replaces it.
+    """
+    if run.step == 0 or any(metrics['step'] > 0 for metrics in run.history):
+        return
+    split = 'dev' if len(run.dataset.spans['dev'].starts) else 'train'
+    spans = run.dataset.spans[split]
+    every = math.ceil(len(spans.starts) / (EARLY_BATCHES * run.config.batch_size))
+    part = Spans(spans.starts[::every], spans.lengths[::every])
+    loss = evaluate(run.model, replace(run.dataset, spans={split: part}), split)
+    n_lines = f'{len(part.starts):,} of {len(spans.starts):,} lines'
+    print0(f'step {run.step:6} | {split} loss {loss:.4f} (on {n_lines})')
+    if loss < run.best_loss:
+        save_checkpoint(replace(run, best_loss=loss), 'best.pt')
+
+
 def report_losses(
     run: Run, losses: list[float], name: str, dev_loss: float, writers: dict[str, Any]
 ):
@@ -2751,6 +2802,23 @@ def interruptible(signals: list[int]) -> Iterator[None]:
         yield
 
 
+class TimeLeft:
+    """Estimates the time left from all steps but the first ones, which are slow."""
+
+    def __init__(self, first_step: int, max_steps: int):
+        self.first_step = first_step + SLOW_STEPS
+        self.max_steps = max_steps
+        self.started = 0.0
+
+    def estimate(self, step: int) -> str:
+        """The time left after this step, such as 03:40; '' during the first ones."""
+        if step <= self.first_step:
+            self.started = time.perf_counter()
+            return ''
+        seconds_per_step = (time.perf_counter() - self.started) / (step - self.first_step)
+        return tqdm.format_interval(seconds_per_step * (self.max_steps - step))
+
+
 def is_due(interval: int | None, step: int) -> bool:
     """Whether `step` is a multiple of the interval (None: never)."""
     return interval is not None and step % interval == 0
@@ -2760,13 +2828,14 @@ def train_model(run: Run, writers: dict[str, Any], signals: list[int]):
     """Train until max_steps; raises Stopped if a signal comes before."""
     config = run.config
     first_step = run.step
-    first_seconds = run.seconds
+    time_left = TimeLeft(first_step, config.max_steps)
     net = wrap_model(run)
     run.model.train()
     losses: list[float] = []  # of the steps since the last evaluation
     tokens_per_step = config.batch_size * run.dataset.spans['train'].lengths.double().mean().item()
 
-    with progress_bar(total=config.max_steps, initial=run.step, unit='step') as bar:
+    shown = '{percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}{postfix}'
+    with progress_bar(total=config.max_steps, initial=run.step, bar_format=shown) as bar:
         while True:
             last_step = run.step == config.max_steps
 
@@ -2799,13 +2868,11 @@ def train_model(run: Run, writers: dict[str, Any], signals: list[int]):
                 curves = {'loss': loss, 'gradient norm': grad_norm, 'learning rate': lr}
                 curves['tokens per second'] = tokens_per_step / seconds
                 add_scalars(writers.get('train'), run.step, curves)
-            bar.set_postfix_str(f'loss {loss:.4f}, lr {lr:.1e}', refresh=False)
+            left = time_left.estimate(run.step)
+            bar.set_postfix_str(f'loss {loss:.4f}, lr {lr:.1e}, time left {left}', refresh=False)
             bar.update()
-            if bar.disable and run.step == first_step + 20 < config.max_steps:
-                # without a progress bar say it once
-                seconds_per_step = (run.seconds - first_seconds) / 20
-                seconds_left = seconds_per_step * (config.max_steps - run.step)
-                print0(f'estimated time left: {bar.format_interval(seconds_left)}')
+            if bar.disable and run.step == first_step + 3 * SLOW_STEPS < config.max_steps:
+                print0(f'estimated time left: {left}')  # without a progress bar say it once
 
 
 def report(run: Run, writers: dict[str, Any]):
@@ -2964,6 +3031,8 @@ def save_picture(run: Run, name: str, png: bytes, writers: dict[str, Any]):
 # -----------------------------------------------------------------------------
 # command line
 
+FIND_LR_STEPS = 300
+
 
 def make_parser() -> argparse.ArgumentParser:
     """Flags and help, made from Config and MODELS."""
@@ -3088,12 +3157,20 @@ def resume_run(cli_args: dict[str, Any], device: torch.device) -> tuple[Run, Any
     try:
         # the run may have been killed between saving best.pt and last.pt
         best, _ = load_checkpoint(folder / 'best.pt')
-        run.best_loss = min(run.best_loss, best.best_loss)
+        if best.step > run.step:
+            run.best_loss = min(run.best_loss, best.best_loss)
     except UserError as error:
         print0(f'{error}; the next evaluation saves a new one')
         run.best_loss = math.inf
     run.history = read_history(folder, run.step)
     return start_run(run, device, optimizer_state), lock
+
+
+def is_finished(run: Run) -> bool:
+    """Whether the final report of a run was written at the step that it is at."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return json.loads((run.folder / 'result.json').read_bytes())['steps'] == run.step
+    return False
 
 
 def check_same_data(run: Run, saved: dict[str, Any]):
@@ -3186,6 +3263,7 @@ def train_and_report(run: Run, writers: dict[str, Any], resume: str) -> int | No
                 train_model(run, writers, signals)
             except Stopped:
                 save_checkpoint(run, 'last.pt')
+                save_early_best(run)
                 print0(f'stopped after step {run.step}; {resume}')
                 return signals[0] if signals else signal.SIGTERM  # if another rank received it
     report(run, writers)
@@ -3197,6 +3275,9 @@ def train_and_report(run: Run, writers: dict[str, Any], resume: str) -> int | No
 def train_main(cli_args: dict[str, Any], device: torch.device) -> int:
     """Train a new or a resumed run; the exit code."""
     with open_run(cli_args, device) as run:
+        if 'resume' in cli_args and run.step == run.config.max_steps and is_finished(run):
+            print0(f'{run.folder}: already finished; add --max-steps to go on')
+            return 0
         number = train_run(run)
     return 128 + number if number else 0
 
@@ -3223,7 +3304,14 @@ def find_lr_main(cli_args: dict[str, Any], device: torch.device) -> int:
         raise UserError(f'--find-lr: {run.config.type} has no learning rate')
     net = wrap_model(run)
     run.model.train()
-    for line in diagnostics.find_lr(lambda lr: train_step(run, net, lr)[0]):
+    with progress_bar(total=FIND_LR_STEPS, desc='--find-lr', unit='step', leave=False) as bar:
+
+        def take_step(lr: float) -> float:
+            bar.update()
+            return train_step(run, net, lr)[0]
+
+        lines = diagnostics.find_lr(take_step, FIND_LR_STEPS)
+    for line in lines:
         print_result(line)
     return 0
 
@@ -3328,6 +3416,8 @@ def main(argv: list[str] | None = None) -> int:
             discard_stdout()
         message = str(error) or 'not enough memory'  # a MemoryError has no text
         code = 1
+        if get_rank() > 0 and not isinstance(error, RunError):  # rank 0 may know nothing of it
+            print(f'makemore: process {get_rank()}: {message.splitlines()[0]}', file=sys.stderr)
     print0('makemore: ' + message.splitlines()[0])
     return code
 

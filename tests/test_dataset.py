@@ -428,6 +428,20 @@ def test_classes_of_texts(load):
     assert dataset.classify(new) == ['new'] * 4
 
 
+def test_reading_from_the_keyboard_says_how_to_end(monkeypatch, capsys):
+    """-i - without a pipe seemed to hang."""
+    stdin = io.TextIOWrapper(io.BytesIO(b'emma\nava\n'))
+    monkeypatch.setattr(sys, 'stdin', stdin)
+    assert makemore.read_text('-', 'utf-8') == 'emma\nava\n'
+    assert capsys.readouterr().err == ''
+
+    stdin = io.TextIOWrapper(io.BytesIO(b'emma\nava\n'))
+    stdin.isatty = lambda: True
+    monkeypatch.setattr(sys, 'stdin', stdin)
+    assert makemore.read_text('-', 'utf-8') == 'emma\nava\n'
+    assert capsys.readouterr().err == 'reading from the keyboard; end with Ctrl-D\n'
+
+
 # -----------------------------------------------------------------------------
 # bad input: one line that names the file, the line and the way out, exit code 2
 
@@ -457,6 +471,8 @@ BAD = {
         ['bad.txt', 'utf-16', '--encoding'],
     ),
     'utf-16 read as utf-8': ('ava'.encode('utf-16'), '', ['bad.txt', 'line 1', '--encoding']),
+    'utf-16 is guessed': ('ava'.encode('utf-16'), '', ['as in --encoding utf-16']),
+    'a picture': (b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR', '', ['bad.txt is not a text file']),
     'not ascii': ('ava\nzoë'.encode(), '--encoding ascii', ['line 2', 'ascii', '--encoding']),
     'no such encoding': (b'emma', '--encoding utf-9', ['utf-9', '--encoding']),
     'an encoding of no text': (b'emma', '--encoding base64', ['base64', '--encoding']),

@@ -364,6 +364,7 @@ def test_each_run_gets_its_own_folder(train, run):
         (['--type', 'mlp'], 'out/names-mlp'),
         (['--type', 'bigram'], 'out/names-bigram-2'),
     ]
+    n_steps = 12
     for args, newest in newest_of:
         sampled = run('--sample-only', *args)
         assert sampled.code == 0
@@ -371,7 +372,10 @@ def test_each_run_gets_its_own_folder(train, run):
         resumed = run('--resume', *args)
         assert resumed.code == 0
         assert newest in resumed.err
-        assert run('--resume', '-o', 'out/names-bigram-2').code == 0  # makes it the newest again
+        # one more step makes it the newest again
+        n_steps += 1
+        more = run('--resume', '-o', 'out/names-bigram-2', '--max-steps', n_steps)
+        assert more.code == 0
     assert sorted(path.name for path in Path('out').iterdir()) == folders
 
 
@@ -530,6 +534,72 @@ def test_ctrl_c_in_a_process_of_its_own(names, tmp_path):
     last = rest.splitlines()[-1]
     assert re.search(r'stopped after step \d+; resume with: .* --resume -o x$', last)
     assert torch.load(tmp_path / 'x/last.pt', weights_only=True)['step'] > 0
+
+
+@pytest.mark.slow
+def test_ctrl_c_before_the_first_evaluation(names, tmp_path):
+    """best.pt is then replaced, because it was saved before training.
+
+    Once sampling from a run that was stopped early gave noise.
+    """
+    line = f'-i {names} --type bigram -l 0.05 --warmup 0 -o x'
+    args = [*line.split(), '--max-steps', '1000000', '--eval-interval', '900000']
+    command = [sys.executable, str(PROGRAM), *args]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as child:
+        for line in child.stderr:
+            if 'estimated time left' in line:  # after some steps
+                child.send_signal(signal.SIGINT)
+                break
+        rest = child.stderr.read()
+    assert child.returncode == 130
+    assert re.search(r'^step +\d+ \| dev loss \d\.\d+ \(on \d+ of \d+ lines\)$', rest, re.MULTILINE)
+    best = torch.load(tmp_path / 'x/best.pt', weights_only=True)
+    last = torch.load(tmp_path / 'x/last.pt', weights_only=True)
+    assert best['step'] == last['step'] >= 30
+    assert best['best_loss'] < 3
+    assert last['best_loss'] > 3.2  # that of step 0, so that a resume goes on as undisturbed
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """installed('bin/python'): a file that can be run, in a folder on the PATH."""
+
+    def installed(*paths):
+        for path in paths:
+            (tmp_path / path).parent.mkdir(exist_ok=True)
+            (tmp_path / path).write_text('')
+            (tmp_path / path).chmod(0o755)
+        monkeypatch.setenv('PATH', os.pathsep.join(str((tmp_path / p).parent) for p in paths))
+        monkeypatch.setattr(sys, 'executable', str(tmp_path / paths[-1]))
+
+    return installed
+
+
+@pytest.mark.parametrize(
+    'paths, start',
+    [
+        (['bin/python'], 'python'),
+        (['bin/python3'], 'python3'),
+        (['bin/python', 'venv/bin/python'], 'PATH'),  # the venv is not the first on the PATH
+    ],
+)
+def test_printed_commands_name_a_python_that_works(paths, start, installed, tmp_path, monkeypatch):
+    """On many systems there is no `python`, or it is another one than that which has torch."""
+    (tmp_path / 'venv').mkdir()
+    installed(*paths)
+    monkeypatch.setattr(sys, 'argv', ['my folder/makemore.py'])
+    if start == 'PATH':
+        start = str(tmp_path / paths[-1])
+    line = makemore.command('--resume', '-o', 'out/a b')
+    assert shlex.split(line) == [start, 'my folder/makemore.py', '--resume', '-o', 'out/a b']
+    assert "'my folder/makemore.py'" in line
+
+    monkeypatch.setattr(sys, 'argv', ['/usr/bin/makemore'])
+    assert makemore.command('--resume') == 'makemore --resume'
+
+    monkeypatch.setattr(sys, 'argv', ['ipykernel_launcher.py'])
+    path = shlex.split(makemore.command('--resume'))[1]
+    assert Path(path).samefile(PROGRAM)
 
 
 # -----------------------------------------------------------------------------

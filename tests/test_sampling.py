@@ -249,6 +249,15 @@ def test_an_unknown_character_is_named(undertrained, finished, run):
     assert 'abcdefghijklm' in err
 
 
+def test_an_unknown_capital_suggests_lower_case(undertrained):
+    """Somebody who types a name begins it with a capital; names.txt has none."""
+    with pytest.raises(makemore.UserError) as error:
+        makemore.sample(*undertrained, 1, prompt='Maria')
+    assert str(error.value) == "'M' is not in the vocabulary; try 'maria'"
+    with pytest.raises(makemore.UserError, match='vocabulary, which is'):
+        makemore.sample(*undertrained, 1, prompt='Maria!')
+
+
 def test_greedy_samples_are_all_the_same(undertrained):
     texts = makemore.sample(*undertrained, 5, temperature=0)
     assert len(set(texts)) == 1

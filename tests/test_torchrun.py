@@ -17,14 +17,32 @@ ROOT = Path(makemore.__file__).resolve().parent
 SMALL_RUN = ['-b', '16', '--n-embd', '16', '--n-hidden', '16', '--device', 'cpu']
 
 
-def run_torchrun(program, *args, n_ranks=2, max_restarts=0):
+def run_torchrun(program, *args, n_ranks=2, max_restarts=0, succeeds=True):
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
     command += [f'--nproc_per_node={n_ranks}', f'--max-restarts={max_restarts}']
     command += [str(program), *map(str, args)]
     environment = os.environ | {'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert ended.returncode == 0, ended.stderr
+    assert (ended.returncode == 0) == succeeds, ended.stderr
     return ended
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (['--n-hed', 3], 'no such option'),  # before the processes know of each other
+        (['--type', 'transformer', '--n-head', 3], '--n-head 3'),  # afterwards
+        (['-i', 'missing.txt'], 'cannot read missing.txt'),
+    ],
+)
+def test_a_mistake_is_reported_once(args, message, names, tmp_path):
+    """Once every process printed it."""
+    folder = ['-i', names, '-o', tmp_path / 'x', '--device', 'cpu']
+    ended = run_torchrun(makemore.__file__, *folder, *args, succeeds=False)
+    lines = [line for line in ended.stderr.splitlines() if line.startswith('makemore: ')]
+    assert len(lines) == 1
+    assert message in lines[0]
 
 
 # -----------------------------------------------------------------------------

@@ -200,11 +200,35 @@ def test_the_best_step_is_marked(train):
 
 
 def test_the_estimated_time(train):
-    """In a pipe there is no progress bar: after twenty steps one line says how long it takes."""
+    """In a pipe there is no progress bar: after thirty steps one line says how long it takes."""
     _, _, err = train('mlp', '-o', 'x', max_steps=45)
     (line,) = [line for line in err.splitlines() if 'time left' in line]
     assert re.fullmatch(r'estimated time left: (\d+:)?\d\d:\d\d', line)
     assert 'time left' not in train('mlp', '-o', 'y', max_steps=15).err
+
+
+def test_the_estimated_time_does_not_count_the_start(monkeypatch):
+    """The first steps can take seconds, because torch prepares itself."""
+    now = 0.0
+    monkeypatch.setattr(makemore.time, 'perf_counter', lambda: now)
+    time_left = makemore.TimeLeft(first_step=500, max_steps=1000)
+    for step in range(501, 541):
+        now += 60 if step <= 510 else 0.5
+        estimate = time_left.estimate(step)
+        assert estimate == '' or step > 510
+    assert estimate == '03:50'  # 460 steps of half a second
+
+
+def test_a_finished_run_is_not_resumed(train, run):
+    """One line says so, and nothing is computed or written."""
+    assert train('mlp', '-o', 'x').code == 0
+    before = file_stats('x')
+    code, out, err = run('--resume', '-o', 'x')
+    assert (code, out) == (0, '')
+    assert err.splitlines()[-1] == 'x: already finished; add --max-steps to go on'
+    assert file_stats('x') == before
+    assert run('--resume', '-o', 'x', '--max-steps', 14).code == 0
+    assert read_result('x')['steps'] == 14
 
 
 def test_the_estimated_time_after_a_resume(train, run):

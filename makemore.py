@@ -373,7 +373,8 @@ def command(*args: Any) -> str:
     elif program.name == 'makemore.py':
         start = [name_python(), str(program)]
     else:  # called from a notebook or another program
-        start = [name_python(), os.path.relpath(__file__)]
+        is_here = Path('makemore.py').exists()
+        start = [name_python(), 'makemore.py' if is_here else __file__]
     return shlex.join([*start, *map(str, args)])
 
 
@@ -2795,10 +2796,8 @@ def interruptible(signals: list[int]) -> Iterator[None]:
         signals.append(number)
         raise KeyboardInterrupt
 
-    with (
-        contextlib.suppress(KeyboardInterrupt),
-        handle_signals(handle, signal.SIGINT, signal.SIGTERM),
-    ):
+    handled = handle_signals(handle, signal.SIGINT, signal.SIGTERM)
+    with contextlib.suppress(KeyboardInterrupt), handled:
         yield
 
 

@@ -145,7 +145,7 @@ def test_what_is_printed(train):
     assert '200 lines' in err
     assert 'saving to x; watch it with: tensorboard' in err
     assert re.search(r'^initial dev loss \d\.\d{4} \(uniform guess: ln 27 = 3.2958\)$', err, re.M)
-    assert 'sample more with: python makemore.py --sample-only -o x' in err
+    assert re.search(r'^sample more with: .*makemore.py --sample-only -o x$', err, re.M)
 
 
 def test_the_samples_at_the_end_are_two_short_lists(train):
@@ -610,7 +610,7 @@ def test_a_best_that_is_newer_than_the_last_is_not_replaced(train, run):
     """A kill between the two leaves a last.pt that remembers an older best loss."""
     assert train('bigram', '-o', 'x', max_steps=20, learning_rate=0.02).code == 0
     best = checkpoint('x/best.pt')
-    torch.save({**best, 'best_loss': 1.0}, 'x/best.pt')
+    torch.save({**best, 'step': 25, 'best_loss': 1.0}, 'x/best.pt')
     assert run('--resume', '-o', 'x', '--max-steps', 30).code == 0
     assert checkpoint('x/best.pt')['best_loss'] == 1.0
 

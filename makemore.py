@@ -40,6 +40,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -80,6 +81,10 @@ else:
     HAVE_EXTRAS = True
 
 __version__ = '2.0.0'
+
+# For notebooks and other programs. The classes are not listed, because in help(makemore) they would
+# fill pages with what they inherit: Config, Run, CharDataset, LanguageModel, UserError, RunError.
+__all__ = ['evaluate', 'load', 'main', 'register', 'sample', 'train']
 
 
 class UserError(ValueError):
@@ -132,7 +137,7 @@ def option(
 
 @dataclass
 class Config:
-    """Every setting of a run, with its default."""
+    """Every setting of a run, with its default. A wrong value is a UserError."""
 
     input_file: str = option('data', 'names.txt', 'text file; - reads standard input', flag='-i')
     encoding: str = option('data', 'utf-8', 'character encoding of the input file')
@@ -200,6 +205,10 @@ class Config:
     compile: bool = option('machine', False, 'compile the model with torch.compile, for GPUs')
     num_workers: int | None = option('machine', None, 'ignored; for old commands', flag='-n')
 
+    def __post_init__(self):
+        for name in SETTINGS:
+            setattr(self, name, check_value(name, getattr(self, name)))
+
 
 # None for a mix: each member has what its type prefers
 SIZES = ('n_layer', 'n_head', 'n_embd', 'n_hidden', 'dropout')
@@ -225,8 +234,9 @@ def convert_value(name: str, value: Any) -> Any:
     if type(None) in types and value in (None, 'none'):
         return None
     wanted = types[0]
-    if isinstance(value, str) or (wanted is float and type(value) is int):
-        with contextlib.suppress(ValueError):
+    accepted = {int: (str, Integral), float: (str, Real), str: Path}.get(wanted, ())
+    if isinstance(value, accepted) and type(value) is not bool:  # numbers of numpy, too
+        with contextlib.suppress(ValueError, OverflowError):
             value = wanted(value)
     if type(value) is not wanted:  # not isinstance, which would accept True as an int
         kind = {int: 'a whole number', float: 'a number'}.get(wanted, wanted.__name__)
@@ -341,9 +351,19 @@ def escape_control_chars(text: str, stream: Any) -> str:
     return re.sub(control_chars, lambda match: repr(match[0])[1:-1], text)
 
 
+def in_notebook() -> bool:
+    """Whether the output goes to a notebook."""
+    return type(sys.stdout).__module__.startswith('ipykernel')
+
+
+def log_stream() -> Any:
+    """Where progress and log go: stderr, but in a notebook, which shows that in red, stdout."""
+    return sys.stdout if in_notebook() else sys.stderr
+
+
 def print0(message: str, stream: Any = None):
-    """Print a line on rank 0, to stderr by default, without breaking a progress bar."""
-    stream = stream or sys.stderr
+    """Print a line on rank 0, by default to the log, without breaking a progress bar."""
+    stream = stream or log_stream()
     if get_rank() == 0 and stream is not None:
         tqdm.write(escape_control_chars(message, stream), file=stream)
 
@@ -379,11 +399,11 @@ def command(*args: Any) -> str:
 
 
 def progress_bar(items: Iterable | None = None, desc: str | None = None, **how: Any) -> tqdm:
-    """A progress bar on rank 0, if stderr is a terminal or a notebook."""
-    is_notebook = type(sys.stderr).__module__.startswith('ipykernel')
-    is_visible = is_notebook or (sys.stderr is not None and sys.stderr.isatty())
+    """A progress bar on rank 0, if the log goes to a terminal or a notebook."""
+    stream = log_stream()
+    is_visible = in_notebook() or (stream is not None and stream.isatty())
     hidden = get_rank() > 0 or not is_visible
-    return tqdm(items, desc=desc, disable=hidden, dynamic_ncols=True, **how)
+    return tqdm(items, desc=desc, disable=hidden, dynamic_ncols=True, file=stream, **how)
 
 
 def need_extras(flag: str):
@@ -563,7 +583,13 @@ class CharDataset:
     n_removed: int = 0  # dev and test lines that were left out because they also occur in train
 
     def __repr__(self) -> str:
-        return f'CharDataset({self.vocab_size} tokens, {len(self.train_lines):,} lines in train)'
+        if self.is_text:
+            size = 'one long text'
+        else:
+            size = f'{len(self.train_lines):,} lines in train'
+            size += f', {len(self.heldout_lines):,} in dev and test'
+        loaded = '' if self.spans else ', tokens not loaded'
+        return f'CharDataset(vocabulary of {self.vocab_size:,}, {size}{loaded})'
 
     @property
     def first_id(self) -> int:
@@ -2071,12 +2097,18 @@ def sample(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> list[str]:
-    """n samples, none of them empty; fewer if the model has no more, or no more new ones."""
+    """n samples, none of them empty; fewer if the model has no more, or no more new ones.
+
+    The same seed gives the same samples. The arguments are those of the command line.
+    """
     unwanted = {''}
     if new_only:
         unwanted.update(dataset.train_lines, dataset.heldout_lines)
+    n = check_value('num_samples', n)
+    seed = check_value('seed', seed)
     how = {'prompt': prompt, 'length': length}
     how |= {'temperature': temperature, 'top_k': top_k, 'top_p': top_p}
+    how = {name: check_value(name, value) for name, value in how.items()}
     with eval_mode(model):
         samples = sample_forever(model, dataset, seed, **how)
         with progress_bar(samples, 'sampling', unit=' samples', delay=1, leave=False) as drawn:
@@ -2125,7 +2157,7 @@ RUN_FILES += [f'{picture}.png' for picture in PICTURES]
 RUN_FILES += ['vectors.tsv', 'labels.tsv', 'projector_config.pbtxt']
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """The state of a training run."""
 
@@ -2141,6 +2173,10 @@ class Run:
     seconds: float = 0.0  # spent on training
     history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
     ngram_loss: float | None = None  # dev loss of n-gram counts on the same data, if it is known
+
+    def __repr__(self) -> str:
+        kind = self.config.type
+        return f'Run({self.folder}: {kind}, step {self.step}, dev loss {self.best_loss:.4f})'
 
 
 def save_checkpoint(run: Run, name: str):
@@ -2251,14 +2287,46 @@ def write_history(run: Run):
         write_atomically(run.folder / METRICS, lambda file: file.write(content))
 
 
-def load(folder: str = 'out', device: str = 'cpu') -> tuple[LanguageModel, CharDataset]:
+def read_data_again(run: Run):
+    """Give a run that was loaded its tokens again, from the input file."""
+    saved = run.dataset.state()
+    run.config, run.dataset = load_data(run.config, run.folder)
+    check_same_data(run, saved)
+
+
+def check_same_data(run: Run, saved: dict[str, Any]):
+    """Refuse to resume a run on other data than it was trained on."""
+    state = run.dataset.state()
+    for name, what in (
+        ('chars', 'characters'),
+        ('byte_pairs', 'byte pairs'),
+        ('text_hash', 'text'),
+        ('train_lines', 'lines in train'),
+        ('heldout_lines', 'lines in dev and test'),
+    ):
+        if state[name] != saved[name]:
+            path = run.config.input_file
+            hint = 'start a new run'
+            raise UserError(
+                f'{path} has other {what} than the data that {run.folder} was trained on: {hint}'
+            )
+
+
+def load(
+    folder: str | Path = 'out', device: str = 'cpu', *, with_data: bool | str | Path = False
+) -> tuple[LanguageModel, CharDataset]:
     """Model and data set of a run, ready to sample: model, dataset = load('out/names-gru').
 
-    For a folder with several runs, those of the newest.
+    For a folder with several runs, those of the newest. To evaluate, use with_data=True, which
+    reads the input file again, or with_data=PATH if it has moved.
     """
     path = find_run({'work_dir': folder}, 'best.pt') / 'best.pt'
     run, _ = load_checkpoint(path)
-    return run.model.to(device).eval(), run.dataset
+    if with_data:
+        if with_data is not True:
+            run.config = replace(run.config, input_file=with_data)
+        read_data_again(run)
+    return run.model.to(init_device(device)).eval(), run.dataset
 
 
 def is_same_list(path: str, other: str) -> bool:
@@ -3087,15 +3155,20 @@ def parse_args(argv: list[str] | None = None) -> dict[str, Any]:
     for name, value in (('num_workers', None), ('max_steps', '-1'), ('top_k', '-1')):
         if name in cli_args and value in (None, cli_args[name]):
             print0(f'{flag_of(name)} {cli_args.pop(name)} is ignored')
-    modes = ('sample_only', 'resume', 'overwrite', 'check_backprop', 'find_lr')
-    given_modes = [flag_of(mode) for mode in modes if mode in cli_args]
-    if len(given_modes) > 1:
-        raise UserError(f'{" and ".join(given_modes)} exclude each other: choose one')
+    check_modes(cli_args)
     prompt = cli_args.get('prompt', '')
     if prompt.startswith('@'):
         # a file ends with a line end, which nobody means to be part of the prompt
         cli_args['prompt'] = read_text(prompt[1:], 'utf-8').removesuffix('\n')
     return {name: check_value(name, value) for name, value in cli_args.items()}
+
+
+def check_modes(cli_args: dict[str, Any]):
+    """Refuse flags that exclude each other."""
+    modes = ('sample_only', 'resume', 'overwrite', 'check_backprop', 'find_lr')
+    given_modes = [flag_of(mode) for mode in modes if mode in cli_args]
+    if len(given_modes) > 1:
+        raise UserError(f'{" and ".join(given_modes)} exclude each other: choose one')
 
 
 def default_input_file() -> str:
@@ -3147,9 +3220,7 @@ def resume_run(cli_args: dict[str, Any], device: torch.device) -> tuple[Run, Any
     folder = find_run(cli_args, 'last.pt')
     lock = lock_run_dir(folder) if get_rank() == 0 else None
     run, optimizer_state = load_checkpoint(folder / 'last.pt', cli_args)
-    saved = run.dataset.state()
-    run.config, run.dataset = load_data(run.config, folder)
-    check_same_data(run, saved)
+    read_data_again(run)
     if run.step > run.config.max_steps:
         limit = f'--max-steps {run.config.max_steps}'
         raise UserError(f'{folder} is at step {run.step}, beyond {limit}: choose a larger one')
@@ -3170,24 +3241,6 @@ def is_finished(run: Run) -> bool:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return json.loads((run.folder / 'result.json').read_bytes())['steps'] == run.step
     return False
-
-
-def check_same_data(run: Run, saved: dict[str, Any]):
-    """Refuse to resume a run on other data than it was trained on."""
-    state = run.dataset.state()
-    for name, what in (
-        ('chars', 'characters'),
-        ('byte_pairs', 'byte pairs'),
-        ('text_hash', 'text'),
-        ('train_lines', 'lines in train'),
-        ('heldout_lines', 'lines in dev and test'),
-    ):
-        if state[name] != saved[name]:
-            path = run.config.input_file
-            hint = 'start a new run'
-            raise UserError(
-                f'{path} has other {what} than the data that {run.folder} was trained on: {hint}'
-            )
 
 
 def start_run(run: Run, device: torch.device, optimizer_state: dict | None = None) -> Run:
@@ -3279,6 +3332,41 @@ def train_main(cli_args: dict[str, Any], device: torch.device) -> int:
             return 0
         number = train_run(run)
     return 128 + number if number else 0
+
+
+def train(input_file: str | Path | None = None, **settings: Any) -> Run:
+    """Train a model on a file, and return the run: its model, dataset, config, folder and history.
+
+        run = makemore.train('names.txt', type='gru', max_steps=2000)
+        makemore.sample(run.model, run.dataset)
+
+    The settings are those of Config, that is, of the command line, and so are their defaults, what
+    is printed, and the folder. The model is the one with the lowest dev loss. The history is a list
+    with a dict for every evaluation: step, train_loss, dev_loss, lr and seconds.
+
+    A mistake raises a UserError, which is a ValueError; a failure, such as a loss of nan, a
+    RunError. Ctrl-C saves the run, then raises KeyboardInterrupt; resume=True continues it.
+    """
+    if input_file is not None:
+        settings['input_file'] = input_file
+    arguments = {}
+    for name, value in settings.items():
+        if name not in SETTINGS:
+            raise UserError(
+                f'{name}: no such setting{suggest(name, SETTINGS)}; see makemore.Config'
+            )
+        if name in ('sample_only', 'check_backprop', 'find_lr'):
+            raise UserError(f'{name} is for the command line, as in makemore.main([...])')
+        if value is not False:  # a flag that is not given
+            arguments[name] = check_value(name, value)
+    check_modes(arguments)
+    device = init_device(arguments.get('device', 'auto'))
+    with process_group(arguments) as arguments, open_run(arguments, device) as run:
+        number = train_run(run)
+    if number:  # the run is saved, now let the signal do what it did before: KeyboardInterrupt
+        signal.raise_signal(number)
+    run.model.eval()
+    return run
 
 
 def check_backprop_main(cli_args: dict[str, Any]) -> int:

@@ -654,8 +654,8 @@ def test_the_notebook_lines_of_the_readme_run(tmp_path, names):
     readme = (ROOT / 'README.md').read_text(encoding='utf-8')
     blocks = re.findall(r'^```python\n(.*?)^```', readme, re.MULTILINE | re.DOTALL)
     (lines,) = [block for block in blocks if 'import makemore' in block]
-    for function in ('makemore.load', 'makemore.sample', 'makemore.main'):
-        assert function in lines
+    for function in ('train', 'load', 'sample', 'evaluate'):
+        assert f'makemore.{function}(' in lines
     (dataset,) = re.findall(r'^model, (\w+) = makemore.load', lines, re.MULTILINE)
 
     (tmp_path / 'names.txt').write_bytes(names.read_bytes())
@@ -671,4 +671,4 @@ def test_the_notebook_lines_of_the_readme_run(tmp_path, names):
     )
     assert done.returncode == 0, done.stderr
     results = list(tmp_path.glob('out/*/result.json'))
-    assert len(results) == 1 + lines.count('makemore.main')
+    assert len(results) == 1 + lines.count('makemore.train')

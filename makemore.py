@@ -36,6 +36,7 @@ import signal
 import string
 import sys
 import sysconfig
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -107,15 +108,16 @@ class Stopped(Exception):  # noqa: N818 (a signal is no error)
 
 MODELS: dict[str, type['LanguageModel']] = {}  # --type NAME; `register` fills it
 
-GROUPS = ('data', 'model', 'training', 'logging', 'folders', 'sampling', 'machine')
+GROUPS = ('data', 'model', 'training', 'logging', 'output folder', 'sampling', 'machine')
 SAVED_GROUPS = ('data', 'model', 'training')  # the groups that are saved in a checkpoint
 
+INPUT_HELP = 'one item per line; - reads standard input'
 SPLIT_HELP = (
     'honest: 80/10/10, dev and test without lines that also occur in train; '
     'lecture: plain 80/10/10; all: train and evaluate on all lines'
 )
 SPLITS = ('honest', 'lecture', 'all')
-MEMBERS_HELP = 'mix: the model types that vote, as in ngram,gru (default: by the size of the data)'
+MEMBERS_HELP = 'mix: the model types that vote, as in ngram,gru'
 SMOOTHING_HELP = 'ngram: kn (interpolated Kneser-Ney) or add:K (add K to every count)'
 BACKPROP_METHODS = ('autograd', 'manual', 'micrograd')
 
@@ -128,53 +130,60 @@ def option(
 ) -> Any:
     """A field of Config, with its help text and its lowest and highest value (None: no limit).
 
-    The metadata can be `choices`, a second `flag`, and `fixed=True` for settings that cannot
-    change after training has started.
+    The metadata can be `choices`, a second `flag`, `fixed=True` for settings that cannot change
+    after training has started, a `metavar`, what a default of None means (`automatic`), and a
+    `note` on the default.
     """
     metadata |= {'group': group, 'help': help, 'limits': limits}
     return field(default=default, metadata=metadata)
+
+
+BY_MEMBER = {'automatic': 'by member'}  # a mix leaves its sizes to the members
+FIXED_SIZE = {'fixed': True, **BY_MEMBER}
 
 
 @dataclass
 class Config:
     """Every setting of a run, with its default. A wrong value is a UserError."""
 
-    input_file: str = option('data', 'names.txt', 'text file; - reads standard input', flag='-i')
+    input_file: str = option('data', 'names.txt', INPUT_HELP, flag='-i', metavar='FILE')
     encoding: str = option('data', 'utf-8', 'character encoding of the input file')
     split: str = option('data', 'honest', SPLIT_HELP, choices=SPLITS, fixed=True)
     text: bool = option('data', False, 'treat the input as one long text, not as lines', fixed=True)
     tokenizer: str = option('data', 'char', 'char, bpe (learned) or a tokenizer file', fixed=True)
     vocab_size: int = option('data', 512, 'vocabulary of --tokenizer bpe', (256, 2**20), fixed=True)
 
-    type: str = option('model', 'mix', 'model type, see the list below', fixed=True)
-    members: str | None = option('model', None, MEMBERS_HELP, fixed=True)
+    type: str = option('model', 'mix', 'model type', note='--text: transformer', fixed=True)
+    members: str | None = option('model', None, MEMBERS_HELP, automatic='by size', fixed=True)
     block_size: int | None = option(
-        'model', None, 'context length (default: the longest line)', (1, 2**16), fixed=True
+        'model', None, 'context length', (1, 2**16), automatic='longest line', fixed=True
     )
-    n_layer: int | None = option('model', 4, 'number of layers', (1, 512), fixed=True)
-    n_head: int | None = option('model', 4, 'number of attention heads', (1, 512), fixed=True)
-    n_embd: int | None = option('model', 64, 'embedding channels', (1, 2**16), fixed=True)
+    n_layer: int | None = option('model', 4, 'number of layers', (1, 512), **FIXED_SIZE)
+    n_head: int | None = option('model', 4, 'number of attention heads', (1, 512), **FIXED_SIZE)
+    n_embd: int | None = option('model', 64, 'embedding channels', (1, 2**16), **FIXED_SIZE)
     n_hidden: int | None = option(
-        'model', 64, 'hidden channels', (1, 2**16), fixed=True, flag='--n-embd2'
+        'model', 64, 'hidden channels', (1, 2**16), flag='--n-embd2', **FIXED_SIZE
     )
-    dropout: float | None = option('model', 0.0, 'dropout probability', (0, 0.99))
+    dropout: float | None = option('model', 0.0, 'dropout probability', (0, 0.99), **BY_MEMBER)
     smoothing: str = option('model', 'kn', SMOOTHING_HELP, fixed=True)
 
     batch_size: int = option('training', 64, 'items per step', (1, 2**20), flag='-b')
     learning_rate: float = option('training', 2e-3, 'peak learning rate', (0, None), flag='-l')
     weight_decay: float = option('training', 0.1, 'weight decay of matrices', (0, None), flag='-w')
     max_steps: int = option(
-        'training', 10000, 'training steps; the learning rate decays to zero over them', (0, 10**9)
+        'training', 10000, 'training steps', (0, 10**9), note='at most 100 epochs'
     )
-    warmup: int | None = option('training', None, 'warmup steps (default: 1/20 of all)', (0, None))
+    warmup: int | None = option(
+        'training', None, 'warmup steps', (0, None), automatic='1/20 of all steps'
+    )
     grad_clip: float | None = option('training', 1.0, 'maximum gradient norm; 0: none', (0, None))
     backprop: str = option(
         'training', 'autograd', 'autograd, manual or micrograd', choices=BACKPROP_METHODS
     )
-    seed: int = option(
-        'training', 3407, 'seed of weights, batches, samples; --sample-only draws one', (0, 2**62)
+    seed: int = option('training', 3407, 'random seed', (0, 2**62), note='fresh for --sample-only')
+    eval_interval: int = option(
+        'training', 500, 'steps between evaluations', (1, None), note='less on a short list'
     )
-    eval_interval: int = option('training', 500, 'steps between evaluations and saves', (1, None))
 
     sample_interval: int | None = option('logging', 1000, 'steps between samples', (1, None))
     diagnose: int | None = option(
@@ -184,16 +193,25 @@ class Config:
     find_lr: bool = option('logging', False, 'run a learning-rate range test, then exit')
 
     work_dir: str | None = option(
-        'folders', None, 'folder of the run (default: a new one or the newest in out/)', flag='-o'
+        'output folder',
+        None,
+        'folder of the run',
+        flag='-o',
+        metavar='DIR',
+        automatic='new, or the newest',
     )
-    resume: bool = option('folders', False, 'continue the run in the work dir')
-    overwrite: bool = option('folders', False, 'replace the run in the work dir')
-    sample_only: bool = option('folders', False, 'only sample from the run in the work dir')
+    resume: bool = option('output folder', False, 'continue the newest run, or that in -o')
+    overwrite: bool = option('output folder', False, 'replace the run in -o')
 
-    num_samples: int = option('sampling', 20, 'number of samples (1 with --text)', (0, None))
-    prompt: str = option('sampling', '', 'start of every sample; @FILE reads it from a file')
+    sample_only: bool = option('sampling', False, 'only sample, from the newest run or that in -o')
+    num_samples: int = option('sampling', 20, 'number of samples', (0, None), note='1 of a --text')
+    prompt: str = option('sampling', '', 'start of every sample; @FILE reads it')
     length: int | None = option(
-        'sampling', None, 'most new tokens in a sample (default: twice the longest line)', (1, None)
+        'sampling',
+        None,
+        'most new tokens in a sample',
+        (1, None),
+        automatic='twice the longest line',
     )
     temperature: float = option('sampling', 1.0, 'sampling temperature; 0 is greedy', (0, None))
     top_k: int | None = option('sampling', None, 'keep the k most probable tokens', (1, None))
@@ -201,9 +219,8 @@ class Config:
     new_only: bool = option('sampling', False, 'skip samples that are in the data, and repeats')
 
     device: str = option('machine', 'auto', 'auto, cpu, cuda, cuda:N or mps')
-    threads: int | None = option('training', None, 'CPU threads (default: 1)', (1, 512))
+    threads: int | None = option('training', None, 'CPU threads', (1, 512), automatic='1')
     compile: bool = option('machine', False, 'compile the model with torch.compile, for GPUs')
-    num_workers: int | None = option('machine', None, 'ignored; for old commands', flag='-n')
 
     def __post_init__(self):
         for name in SETTINGS:
@@ -3100,40 +3117,108 @@ def save_picture(run: Run, name: str, png: bytes, writers: dict[str, Any]):
 
 FIND_LR_STEPS = 300
 
+# what --help shows; --help-all shows all
+MAIN_OPTIONS = (
+    'input_file',
+    'text',
+    'type',
+    'block_size',
+    'n_layer',
+    'n_embd',
+    'dropout',
+    'batch_size',
+    'learning_rate',
+    'max_steps',
+    'eval_interval',
+    'seed',
+    'work_dir',
+    'resume',
+    'overwrite',
+    'sample_only',
+    'num_samples',
+    'prompt',
+    'temperature',
+    'new_only',
+)
 
-def make_parser() -> argparse.ArgumentParser:
-    """Flags and help, made from Config and MODELS."""
-    docs = (__doc__ or '').strip().splitlines()  # none with python -OO
-    models = []
+
+def describe_default(name: str, model_type: str) -> str:
+    """The default of a setting for its help text: ' (default for gru: 0.003)'."""
+    metadata = SETTINGS[name].metadata
+    config = Config() if name == 'type' else resolve_config({'type': model_type})
+    value = getattr(config, name)
+    if value is None:
+        value = metadata.get('automatic', '')
+    if value == '' or SETTINGS[name].type is bool:
+        return ''
+    by_type = any(name in cls.preferred_settings for cls in MODELS.values())
+    for_type = f' for {model_type}' if by_type else ''
+    note = f'; {metadata["note"]}' if 'note' in metadata else ''
+    return f' (default{for_type}: {value}{note})'
+
+
+def add_option(parser: Any, name: str, model_type: str):
+    """Add the flag of a setting to a parser or a group of one."""
+    setting = SETTINGS[name]
+    flags = [flag_of(name)]
+    if 'flag' in setting.metadata:
+        flags.insert(0, setting.metadata['flag'])
+    text = setting.metadata['help'] + describe_default(name, model_type)
+    how = {'action': 'store_true'}
+    if setting.type is not bool:
+        value_type = (get_args(setting.type) or (setting.type,))[0]
+        metavar = {int: 'N', float: 'X'}.get(value_type, 'TEXT')
+        how = {'metavar': setting.metadata.get('metavar', metavar)}
+    parser.add_argument(*flags, dest=name, help=text.replace('%', '%%'), **how)
+
+
+def describe_models() -> list[str]:
+    """A line about each model type."""
+    lines = []
     for name, cls in MODELS.items():
         summary = (cls.__doc__ or '').strip().split('\n')[0]
-        models.append(f'  {name:12} {summary}')
-    examples = [line for line in docs if line.startswith('    ')]
-    epilog = ['model types, with defaults of their own:', *models, '', 'examples:', *examples]
+        lines.append(f'  {name:12} {summary}')
+    return lines
+
+
+def make_parser(model_type: str = Config.type, is_short: bool = False) -> argparse.ArgumentParser:
+    """Flags and help, made from Config and MODELS; the defaults are those of a model type."""
+    docs = (__doc__ or '').strip().splitlines()  # none with python -OO
+    if is_short:
+        names = textwrap.fill('types: ' + ', '.join(MODELS), 78, subsequent_indent='  ')
+        more = 'more: --help-all for all options, --help --type gru for the defaults of gru'
+        epilog = [names, more]
+    else:
+        examples = [line for line in docs if line.startswith('    ')]
+        examples = [line.replace('python makemore.py', command()) for line in examples]
+        epilog = ['model types:', *describe_models(), '', 'examples:', *examples]
+    formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog='makemore',
-        usage='makemore.py [-i FILE] [--type TYPE] [options]',
+        usage=f'{command()} [-i FILE] [--type TEXT] [options]',
         description=''.join(docs[:1]),
         epilog='\n'.join(epilog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=functools.partial(formatter, max_help_position=30),
         argument_default=argparse.SUPPRESS,
+        add_help=False,
         allow_abbrev=False,
         exit_on_error=False,
     )
-    version = f'makemore {__version__}, torch {torch.__version__}'
-    parser.add_argument('--version', action='version', version=version)
+    if is_short:
+        shown = parser.add_argument_group('the twenty options that most people need')
+        for name in MAIN_OPTIONS:
+            add_option(shown, name, model_type)
+        return parser
+
     groups = {group: parser.add_argument_group(group) for group in GROUPS}
     for name, setting in SETTINGS.items():
-        flags = [flag_of(name)]
-        if 'flag' in setting.metadata:
-            flags.insert(0, setting.metadata['flag'])
-        text = setting.metadata['help']
-        how = {'action': 'store_true'}
-        if setting.type is not bool:
-            how = {'metavar': name.split('_')[-1].upper()}  # --input-file FILE, --top-k K
-            if setting.default not in (None, ''):
-                text += f' (default: {setting.default})'
-        groups[setting.metadata['group']].add_argument(*flags, dest=name, help=text, **how)
+        add_option(groups[setting.metadata['group']], name, model_type)
+    other = parser.add_argument_group('other')
+    other.add_argument('-h', '--help', action='store_true', help='the most important options')
+    other.add_argument('--help-all', action='store_true', help='all options')
+    version = f'makemore {__version__}, torch {torch.__version__}'
+    other.add_argument('--version', action='version', version=version)
+    other.add_argument('-n', '--num-workers', metavar='N', help='ignored; for old commands')
     return parser
 
 
@@ -3142,14 +3227,18 @@ def parse_args(argv: list[str] | None = None) -> dict[str, Any]:
     try:
         namespace, unknown = make_parser().parse_known_args(argv)
     except argparse.ArgumentError as error:
-        raise UserError(f'{error}; --help lists all options') from None
+        raise UserError(f'{error}; --help-all lists all options') from None
     if unknown:
         word = unknown[0]
         hint = suggest(word, map(flag_of, SETTINGS))
         if not word.startswith('-'):
             hint = f'; name a file with -i {word}'
-        raise UserError(f'{" ".join(unknown)}: no such option{hint}; --help lists all options')
+        raise UserError(f'{" ".join(unknown)}: no such option{hint}; --help-all lists all options')
     cli_args = vars(namespace)
+    if 'help' in cli_args or 'help_all' in cli_args:
+        model_type = check_value('type', cli_args.get('type', Config.type))
+        print_result(make_parser(model_type, is_short='help' in cli_args).format_help())
+        sys.exit(0)
 
     # what commands for the original makemore may contain and this one ignores
     for name, value in (('num_workers', None), ('max_steps', '-1'), ('top_k', '-1')):

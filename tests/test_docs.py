@@ -45,14 +45,46 @@ def test_there_are_few_settings_and_each_has_help():
         assert re.search(rf'{makemore.flag_of(name)}\b', text), name
 
 
-def test_help_shows_defaults_and_every_model():
+def test_help_shows_every_model():
     text = ' '.join(makemore.make_parser().format_help().split())
     for name, cls in makemore.MODELS.items():
         summary = cls.__doc__.strip().splitlines()[0]
         assert f'{name} {" ".join(summary.split())}' in text
+    text = ' '.join(makemore.make_parser(is_short=True).format_help().split())
+    for name in makemore.MODELS:
+        assert re.search(rf'types: .*\b{name}\b', text)
+
+
+@pytest.mark.parametrize('model_type', makemore.MODELS)
+def test_help_shows_the_defaults_that_will_run(model_type):
+    """What a type prefers is its default; once --help showed those of Config for every type."""
+    text = ' '.join(makemore.make_parser(model_type).format_help().split())
+    text = text.split('data:', 1)[1]  # without the usage
+    config = makemore.resolve_config({'type': model_type})
     for name, setting in makemore.SETTINGS.items():
-        if setting.type is not bool and setting.default not in (None, ''):
-            assert f'(default: {setting.default})' in text, name
+        value = getattr(config, name)
+        if setting.type is bool or name == 'type' or value in (None, ''):
+            continue
+        by_type = any(name in cls.preferred_settings for cls in makemore.MODELS.values())
+        default = f'default for {model_type}: {value}' if by_type else f'default: {value}'
+        option = re.search(
+            rf'{makemore.flag_of(name)} (?:N|X|TEXT|FILE|DIR)\b(.*?)\)(?: -|$)', text
+        )
+        assert default in option[1] + ')', name
+    assert 'default: 3407' in text
+    assert 'longest line' in makemore.make_parser('mix').format_help()
+
+
+def test_help_is_one_screen_of_twenty_options(monkeypatch):
+    monkeypatch.setenv('COLUMNS', '80')
+    lines = makemore.make_parser(is_short=True).format_help().splitlines()
+    assert len(lines) <= 40
+    assert len([line for line in lines if line.startswith('  -')]) == 20
+    whole = makemore.make_parser().format_help()
+    titles = ['data', 'model', 'training', 'logging', 'output folder', 'sampling', 'machine']
+    assert re.findall(r'^([a-z ]+):$', whole, re.MULTILINE)[: len(titles)] == titles
+    metavars = set(re.findall(r'^  -.*? --[a-z0-9-]+ ([A-Z]+)', whole, re.MULTILINE))
+    assert metavars <= {'N', 'X', 'FILE', 'TEXT', 'DIR'}
 
 
 def test_help_has_the_commands_of_the_docstring():
@@ -139,7 +171,7 @@ def find_makemore_args(text):
 
 def check_args(args):
     """Parse the arguments and resolve the settings, as a run would; --help would end there."""
-    if not {'--help', '-h', '--version'} & set(args):
+    if not {'--help', '--help-all', '-h', '--version'} & set(args):
         makemore.resolve_config(makemore.parse_args(args))
 
 

@@ -416,7 +416,6 @@ NOT_SAVED = {
     'diagnose': 1,
     'device': 'cuda:7',
     'compile': True,
-    'num_workers': 9,
 }
 
 

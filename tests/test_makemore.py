@@ -170,7 +170,12 @@ def test_a_mistake_is_reported_in_one_line(line, run, names, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'flag, expected', [('--help', list(makemore.MODELS)), ('--version', [torch.__version__])]
+    'flag, expected',
+    [
+        ('--help', list(makemore.MODELS)),
+        ('--help-all', ['--smoothing', *makemore.MODELS]),
+        ('--version', [torch.__version__]),
+    ],
 )
 def test_help_and_version(flag, expected, capsys):
     with pytest.raises(SystemExit) as end:
@@ -629,7 +634,7 @@ def test_a_new_model_is_one_class(train, run, capsys, monkeypatch):
     assert len(samples.splitlines()) == 4
 
     with pytest.raises(SystemExit):
-        makemore.main(['--help'])
+        makemore.main(['--help-all'])
     assert 'every token is as probable' in capsys.readouterr().out
 
 

@@ -2288,8 +2288,9 @@ def read_history(folder: Path, last_step: int) -> list[dict[str, Any]]:
     path = folder / METRICS
     if not path.is_file():
         return history
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
-        for line in path.read_bytes().splitlines():
+    lines = path.read_bytes().splitlines()
+    with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+        for line in lines:
             metrics = json.loads(line)
             if metrics['step'] > last_step:
                 break
@@ -3313,16 +3314,26 @@ def resume_run(cli_args: dict[str, Any], device: torch.device) -> tuple[Run, Any
     if run.step > run.config.max_steps:
         limit = f'--max-steps {run.config.max_steps}'
         raise UserError(f'{folder} is at step {run.step}, beyond {limit}: choose a larger one')
-    try:
-        # the run may have been killed between saving best.pt and last.pt
-        best, _ = load_checkpoint(folder / 'best.pt')
-        if best.step > run.step:
-            run.best_loss = min(run.best_loss, best.best_loss)
-    except UserError as error:
-        print0(f'{error}; the next evaluation saves a new one')
-        run.best_loss = math.inf
+    run.best_loss = find_best_loss(run)
     run.history = read_history(folder, run.step)
     return start_run(run, device, optimizer_state), lock
+
+
+def find_best_loss(run: Run) -> float:
+    """The lowest dev loss so far; infinite if best.pt is missing, damaged or of another run."""
+    path = run.folder / 'best.pt'
+    try:
+        best, _ = load_checkpoint(path)
+        shapes = [tensor.shape for tensor in run.model.state_dict().values()]
+        best_shapes = [tensor.shape for tensor in best.model.state_dict().values()]
+        if best.dataset.state() != run.dataset.state() or best_shapes != shapes:
+            raise UserError(f'{path} is of another run than last.pt')
+    except UserError as error:
+        print0(f'{error}; the next evaluation saves a new one')
+        return math.inf
+    if best.step > run.step:  # the run was killed between saving best.pt and last.pt
+        return min(run.best_loss, best.best_loss)
+    return run.best_loss
 
 
 def is_finished(run: Run) -> bool:

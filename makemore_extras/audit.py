@@ -21,6 +21,7 @@ import torch
 ALLOWED_GLOBALS = re.compile(
     r'torch\._utils _rebuild_tensor_v2|collections OrderedDict|torch \w+Storage'
 )
+MAX_PARTS = 50_000  # of a zip file: a model of 512 layers has about 20,000
 MAX_OPCODES = 500_000  # in a pickle; a model of 512 layers has about 200,000
 SMALL_MODEL = 2**24  # numbers: a model that can not be larger is built without a look at it
 
@@ -31,6 +32,7 @@ def check_file(path: Path):
     What is compressed may unpack to any size, torch does not compare checksums, and among the
     functions that it lets a pickle call is bytearray(10**12).
     """
+    check_number_of_parts(path)
     with zipfile.ZipFile(path) as file:
         # torch has a reader of zip files of its own: both must mean the same parts
         names = file.namelist()
@@ -40,9 +42,21 @@ def check_file(path: Path):
         for part in file.infolist():
             if part.compress_size != part.file_size or part.external_attr:
                 raise ValueError('a part of it is compressed or not a plain file')
+        if sum(part.file_size for part in file.infolist()) > path.stat().st_size:
+            raise ValueError('its parts overlap')
         if file.testzip():
             raise ValueError('a checksum in it is wrong')
         check_pickle(file.read(f'{roots.pop()}/data.pkl'))
+
+
+def check_number_of_parts(path: Path):
+    """Refuse a zip file of very many parts: zipfile takes a kilobyte for each."""
+    n_parts = 0
+    with open(path, 'rb') as file:
+        while piece := file.read(2**20):
+            n_parts += piece.count(b'PK\x01\x02')  # a part's entry in the directory begins so
+    if n_parts > MAX_PARTS:
+        raise ValueError(f'it has more than {MAX_PARTS:,} parts')
 
 
 def check_pickle(content: bytes):

@@ -30,11 +30,11 @@ def server(tmp_path_factory):
         start_new_session=True,
     )
 
-    def start(cwd, args, plan=(), stdout=None, stderr=None, tty=None):
+    def start(cwd, args, plan=(), stdin=None, stdout=None, stderr=None, tty=None):
         log = tmp_path_factory.mktemp('log')
         log.chmod(0o777)  # a child may become another user
         job = {'args': [str(arg) for arg in args], 'cwd': str(cwd), 'log': str(log), 'plan': plan}
-        job |= {'stdout': stdout, 'stderr': stderr, 'tty': tty}
+        job |= {'stdin': stdin, 'stdout': stdout, 'stderr': stderr, 'tty': tty}
         process.stdin.write(json.dumps(job) + '\n')
         process.stdin.flush()
         child = Child(log)

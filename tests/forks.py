@@ -19,7 +19,7 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
-from conftest import flags, without_pictures
+from conftest import flags
 
 import makemore
 
@@ -100,8 +100,7 @@ def run_job(job):
     for name, *arguments in job['plan']:
         plan = pkgutil.resolve_name(name if ':' in name else f'plans:{name}')
         plan(job, *arguments)
-    with without_pictures():
-        return makemore.main(job['args'])
+    return makemore.main(job['args'])
 
 
 def open_streams(job):
@@ -110,12 +109,13 @@ def open_streams(job):
     if job['tty']:
         os.setsid()
         output_flags = os.O_RDWR  # the first terminal that a session leader opens becomes its own
-    stdin = job['tty'] or os.devnull
+    stdin = job['tty'] or job['stdin'] or os.devnull
     stdout = job['stdout'] or f'{job["log"]}/out'
     stderr = job['stderr'] or f'{job["log"]}/err'
-    os.dup2(os.open(stdin, os.O_RDWR), 0)
+    os.dup2(os.open(stdin, os.O_RDONLY if job['stdin'] else os.O_RDWR), 0)
     os.dup2(os.open(stdout, output_flags), 1)
     os.dup2(os.open(stderr, output_flags), 2)
+    sys.stdin = open(0, encoding='utf-8')  # noqa: SIM115
     sys.stdout = open(1, 'w', encoding='utf-8', buffering=1 if os.isatty(1) else -1)  # noqa: SIM115
     sys.stderr = open(2, 'w', encoding='utf-8')  # noqa: SIM115
     sys.stderr.reconfigure(line_buffering=True)

@@ -56,6 +56,25 @@ def kill_at_call(job, fatal):
     sys.setprofile(count)
 
 
+def signal_at_call(job, number, sent):
+    """Sent a signal in the call of that number of a function, counted within makemore.main."""
+    main = makemore.main
+    calls = itertools.count(1)
+
+    def count(frame, event, argument):
+        if next(calls) == number:
+            kill_self(sent)
+
+    def counted_main(args):
+        sys.setprofile(count)
+        try:
+            return main(args)
+        finally:
+            sys.setprofile(None)
+
+    makemore.main = counted_main
+
+
 def kill_while_saving(job, number, share):
     """Killed while the checkpoint of that number is written, with a share of it in the file."""
     save = torch.save
@@ -140,6 +159,14 @@ def interrupt_while_saving(job, number):
 def ignore_signal(job, number):
     """As nohup does with SIGHUP."""
     signal.signal(number, signal.SIG_IGN)
+
+
+def start_together(job, folder, n, seconds):
+    """Wait until n processes have come here, and then for some part of a second."""
+    Path(folder, str(os.getpid())).touch()
+    while len(os.listdir(folder)) < n:
+        time.sleep(0.001)
+    time.sleep(seconds)
 
 
 # -----------------------------------------------------------------------------

@@ -50,7 +50,6 @@ KILLED = {
     'mlp': ('mlp', []),
     'transformer': ('transformer', []),
     'gru': ('gru', []),
-    'mix': ('mix', []),
     'text in memory': ('bow', []),
     'text in a token file': ('bow', [['token_file']]),
 }
@@ -192,6 +191,36 @@ def test_a_signal_acts_at_once_in_every_phase(phase, number, code, go, fork, man
     assert child.read_note('calls after') <= 1
     assert go(*printed_command(end)).code == 0
     same_run(one, tmp_path / 'two')
+
+
+@pytest.mark.parametrize('name', KILLED)
+def test_a_run_interrupted_at_any_moment_ends_as_if_nothing_had_been(
+    name, undisturbed, go, names, tmp_path, long
+):
+    """Ctrl-C or SIGTERM in a call of any function, and then the command that was printed."""
+    model_type, plan = KILLED[name]
+    one, _ = undisturbed(model_type)
+    _, n_calls = undisturbed(model_type, plan)
+    most = long(1, 20)
+    dice = random.Random(name)
+    n_interrupted = 0
+    while n_interrupted < most:
+        two = tmp_path / f'two{n_interrupted}'
+        args = small_run(model_type, names, '-o', two)
+        for attempt in itertools.count():
+            sent = dice.choice([signal.SIGINT, signal.SIGTERM])
+            stop = ['signal_at_call', dice.randrange(3, n_calls), sent]
+            end = go(*args, plan=[*plan, stop] if attempt < 3 else plan)
+            if end.code == 0:
+                break
+            assert end.code in (130, 143), (stop, end)
+            assert 'Traceback' not in end.err, (stop, end)
+            n_interrupted += 1
+            if not (two / 'last.pt').exists():
+                args = small_run(model_type, names, '-o', two, '--overwrite')
+            elif '--resume' not in args or 'resume with' in end.err:
+                args = printed_command(end)
+        same_run(one, two)
 
 
 # -----------------------------------------------------------------------------

@@ -85,6 +85,17 @@ def test_a_missing_or_damaged_best_does_not_prevent_resuming(spoil, train, run):
     assert checkpoint('x/best.pt')['step'] > 0
 
 
+def test_the_best_model_of_another_run_is_not_used(train, run):
+    """It was loaded for the report: a traceback, or samples of another run."""
+    assert train('gru', '-o', 'x').code == 0
+    assert train('mlp', '-o', 'y').code == 0
+    Path('x/best.pt').write_bytes(Path('y/best.pt').read_bytes())
+    result = run('--resume', '-o', 'x', '--max-steps', 20)
+    assert result.code == 0
+    assert 'x/best.pt is of another run than last.pt' in result.err
+    assert checkpoint('x/best.pt')['settings']['type'] == 'gru'
+
+
 @pytest.mark.parametrize('flags', [('--split', 'all'), ('--vocab-size', 260)])
 def test_settings_of_the_data_cannot_be_changed_by_resuming(flags, run, names):
     """Another tokenizer came under the old weights, with exit code 0."""

@@ -70,6 +70,7 @@ try:  # optional: makemore.py on its own still trains, resumes and samples
         fast,
         longtext,
         pictures,
+        runs,
         torchrun,
     )
 except KeyboardInterrupt:
@@ -202,6 +203,7 @@ class Config:
     )
     resume: bool = option('output folder', False, 'continue the newest run, or that in -o')
     overwrite: bool = option('output folder', False, 'replace the run in -o')
+    runs: bool = option('output folder', False, 'print a table of all runs, best first')
 
     sample_only: bool = option('sampling', False, 'only sample, from the newest run or that in -o')
     num_samples: int = option('sampling', 20, 'number of samples', (0, None), note='1 of a --text')
@@ -2515,13 +2517,16 @@ def evaluation_batches(
     """
     spans = dataset.spans[split]
     order = spans.lengths.argsort(stable=True)[get_rank() :: get_world_size()]
-    while len(order):  # the longest first: if memory is short, it fails at once
-        longest = int(spans.lengths[order[-1]])
-        batch_size = max(1, 2**13 // longest)
-        rows = order[-batch_size:]
-        order = order[:-batch_size]
-        batch = Spans(spans.starts[rows], spans.lengths[rows])
-        yield pad_batch(dataset.tokens, batch, device)
+    shown = {'desc': f'evaluating on {split}', 'unit': ' items', 'delay': 1, 'leave': False}
+    with progress_bar(total=len(order), **shown) as bar:
+        while len(order):  # the longest first: if memory is short, it fails at once
+            longest = int(spans.lengths[order[-1]])
+            batch_size = max(1, 2**13 // longest)
+            rows = order[-batch_size:]
+            order = order[:-batch_size]
+            batch = Spans(spans.starts[rows], spans.lengths[rows])
+            yield pad_batch(dataset.tokens, batch, device)
+            bar.update(len(rows))
 
 
 @torch.no_grad()
@@ -3134,7 +3139,7 @@ MAIN_OPTIONS = (
     'seed',
     'work_dir',
     'resume',
-    'overwrite',
+    'runs',
     'sample_only',
     'num_samples',
     'prompt',
@@ -3255,7 +3260,7 @@ def parse_args(argv: list[str] | None = None) -> dict[str, Any]:
 
 def check_modes(cli_args: dict[str, Any]):
     """Refuse flags that exclude each other."""
-    modes = ('sample_only', 'resume', 'overwrite', 'check_backprop', 'find_lr')
+    modes = ('sample_only', 'resume', 'overwrite', 'runs', 'check_backprop', 'find_lr')
     given_modes = [flag_of(mode) for mode in modes if mode in cli_args]
     if len(given_modes) > 1:
         raise UserError(f'{" and ".join(given_modes)} exclude each other: choose one')
@@ -3503,6 +3508,39 @@ def find_lr_main(cli_args: dict[str, Any], device: torch.device) -> int:
     return 0
 
 
+def summarize_run(folder: Path) -> dict[str, Any]:
+    """The result of a run; of one that is not finished, what is known of its best model."""
+    result = runs.read_result(folder)
+    if result:
+        return result
+    best, _ = load_checkpoint(folder / 'best.pt')
+    return {
+        'type': best.config.type,
+        'params': count_parameters(best.model),
+        'steps': best.step,
+        'seconds': best.seconds,
+        'dev': best.best_loss,
+        'settings': settings_to_save(best.config),
+    }
+
+
+def runs_main(cli_args: dict[str, Any]) -> int:
+    """Print a table of all runs below the work dir."""
+    need_extras('--runs')
+    work_dir = Path(cli_args.get('work_dir', 'out'))
+    results = {}
+    for path in work_dir.glob('*/best.pt'):
+        try:
+            results[path.parent] = summarize_run(path.parent)
+        except UserError as error:
+            print0(str(error))
+    if not results:
+        raise UserError(f'{work_dir} has no runs: train one first')
+    for line in runs.format_table(results):
+        print_result(line)
+    return 0
+
+
 def sample_main(cli_args: dict[str, Any], device: torch.device) -> int:
     """Print samples of the run in the work dir to stdout; nothing is written."""
     folder = find_run(cli_args, 'best.pt')
@@ -3566,7 +3604,9 @@ def run_command(argv: list[str] | None) -> int:
     device = init_device(cli_args.get('device', 'auto'))
     torch.set_num_threads(cli_args.get('threads') or 1)  # a checkpoint may say otherwise
     with process_group(cli_args) as cli_args:
-        if 'sample_only' in cli_args:
+        if 'runs' in cli_args:
+            code = runs_main(cli_args)
+        elif 'sample_only' in cli_args:
             code = sample_main(cli_args, device)
         elif 'check_backprop' in cli_args:
             code = check_backprop_main(cli_args)

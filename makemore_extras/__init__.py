@@ -10,6 +10,7 @@ take tensors, modules, paths and plain values, and return data or raise ValueErr
     board        curves, histograms, embeddings and settings for TensorBoard
     pictures     losses, embeddings, letter pairs and activations, drawn with matplotlib
     longtext     the tokens of a huge text in a memory-mapped file
+    runs         a table of all runs
     torchrun     the process group, restarts after a crash, the lock of a run's folder
     audit        refuse hostile checkpoints
 """

@@ -409,6 +409,7 @@ NOT_SAVED = {
     'work_dir': 'elsewhere',
     'resume': True,
     'overwrite': True,
+    'runs': True,
     'sample_only': True,
     'find_lr': True,
     'check_backprop': True,
@@ -426,7 +427,7 @@ def test_all_settings_that_are_not_saved_are_tried():
 
 def use(go, folder):
     """Sample from the run in folder x and resume it: both ends, and the files that are left."""
-    sampled = go('--sample-only', '-o', 'x')
+    sampled = go('--sample-only', '-o', 'x', '--seed', 3)
     resumed = go('--resume', '-o', 'x', '--max-steps', 14)
     return sampled, resumed, contents(folder / 'x')
 

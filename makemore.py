@@ -9,6 +9,9 @@ makemore: give it a text file with one item per line, and it makes more items li
     python makemore.py -i shakespeare.txt --text               one long text instead of lines
     torchrun --standalone --nproc_per_node=2 makemore.py       two processes, with the same steps
 
+In Python, run = makemore.train('names.txt', type='gru') returns the run; sample and evaluate take
+its model and data set, and load brings back those of a run that was saved.
+
 Read it from top to bottom: settings, output and processes, data set, models (from n-gram counts to
 a GPT), sampling, checkpoints, training, command line. A new model is one class with the decorator
 `register`: training, sampling, checkpoints and --type NAME work for it.

@@ -87,7 +87,9 @@ def find_fonts(letters: str) -> tuple[list[str], str]:
     for font in sorted(font_manager.fontManager.ttflist, key=lambda font: font.name):
         if not missing:
             break
-        if font.style != 'normal' or font.name in families:
+        # a font of last resort has a box for every letter
+        is_last_resort = 'lastresort' in font.name.replace(' ', '').lower()
+        if is_last_resort or font.style != 'normal' or font.name in families:
             continue
         found = missing & read_characters(font.fname)
         if found:

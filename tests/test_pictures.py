@@ -142,6 +142,15 @@ def test_another_font_is_used_for_what_the_first_one_lacks(monkeypatch):
     assert labels == ['a', 'あ', 'U+3046', "' '", r"'\n'"]
 
 
+def test_boxes_are_no_letters(monkeypatch):
+    """matplotlib brings a font with a box for every letter, and the table was full of these."""
+    from matplotlib import font_manager
+
+    boxes = [f for f in font_manager.fontManager.ttflist if f.name.startswith('Last Resort')]
+    monkeypatch.setattr(font_manager.fontManager, 'ttflist', boxes)
+    assert pictures.find_fonts('a山') == (['DejaVu Sans'], '山')
+
+
 def test_a_file_that_is_no_font_has_no_letters(tmp_path):
     path = tmp_path / 'broken.ttf'
     path.write_bytes(b'no font')

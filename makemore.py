@@ -3101,7 +3101,8 @@ def draw_pictures(
     if vectors is not None or run.model.context == 1:
         missing = pictures.find_missing_letters(letters, counts)
         if missing:
-            print0(f'pictures: no installed font has {missing}, so they are shown as codes')
+            codes = 'shown as codes until a font such as Noto is installed'
+            print0(f'pictures: no installed font has {missing}: {codes}')
 
 
 def draw_diagnosis(run: Run, activations: Any, updates: Any, writers: dict[str, Any]):

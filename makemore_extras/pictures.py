@@ -32,7 +32,7 @@ EMBEDDING_CAPTION = (
 )
 BIGRAM_CAPTION = (
     'Percent of all letters after the one on the left; a dot is the start and the end of a line. '
-    'Look for dark cells: pairs such as q and u; and for rows that are spread out evenly.'
+    'Look for dark cells, as qu, and for rows that are spread out evenly.'
 )
 ACTIVATION_CAPTION = (
     'A line for each layer. All alike and spread out is good. Peaks at -1 and 1 (of a tanh) are '
@@ -77,6 +77,17 @@ def read_characters(path: str) -> set[str]:
         return set()
 
 
+def add_new_fonts():
+    """Make fonts known that were installed after matplotlib has made its list of fonts."""
+    from matplotlib import font_manager
+
+    manager = font_manager.fontManager
+    known = {font.fname for font in manager.ttflist}
+    for path in font_manager.findSystemFonts():
+        if path not in known and read_characters(path):
+            manager.addfont(path)
+
+
 def find_fonts(letters: str) -> tuple[list[str], str]:
     """Installed font families that have the letters, and the letters that no font has."""
     from matplotlib import font_manager
@@ -84,6 +95,8 @@ def find_fonts(letters: str) -> tuple[list[str], str]:
     logging.getLogger('matplotlib').setLevel(logging.ERROR)  # say nothing of caches and fonts
     families = ['DejaVu Sans']  # comes with matplotlib
     missing = set(letters) - read_characters(font_manager.findfont(families[0]))
+    if missing:
+        add_new_fonts()
     for font in sorted(font_manager.fontManager.ttflist, key=lambda font: font.name):
         if not missing:
             break
@@ -229,14 +242,17 @@ def project(vectors: torch.Tensor) -> tuple[torch.Tensor, list[str]]:
 
 
 def plot_embedding(figure: Any, vectors: torch.Tensor, labels: list[str]):
-    """A dot for each letter, with the letter in it, as in the lecture."""
+    """Each letter in a dot, as in the lecture."""
     axes = figure.subplots()
     points, names = project(vectors)
     x, y = points.T.tolist()
-    axes.scatter(x, y, s=240, color='tab:blue', edgecolors='white')
+    axes.scatter(x, y, s=1)  # sets the limits of the axes, which texts do not
     for i, label in enumerate(labels):
-        size = 10 if len(label) == 1 else 6
-        axes.text(x[i], y[i], label, ha='center', va='center', color='white', fontsize=size)
+        shape = 'circle' if len(label) == 1 else 'round'
+        box = {'boxstyle': f'{shape},pad=0.3', 'facecolor': 'tab:blue', 'edgecolor': 'white'}
+        size = 10 if len(label) == 1 else 7
+        where = {'ha': 'center', 'va': 'center'}
+        axes.text(x[i], y[i], label, **where, color='white', fontsize=size, bbox=box)
     axes.set_title('embedding')
     axes.set_xlabel(names[0])
     axes.set_ylabel(names[1])
@@ -268,7 +284,8 @@ def plot_bigrams(figure: Any, probs: torch.Tensor, labels: list[str]):
     # the root, so that rare pairs can be seen, too
     axes.imshow(probs.numpy(), cmap='Blues', norm=PowerNorm(0.5, 0, strongest), aspect='auto')
     ticks = range(len(labels))
-    axes.set_xticks(ticks, labels)
+    longest = max(len(label) for label in labels)
+    axes.set_xticks(ticks, labels, rotation=90 if longest > 3 else 0)
     axes.set_yticks(ticks, labels)
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
     axes.xaxis.set_label_position('top')

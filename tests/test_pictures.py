@@ -111,7 +111,7 @@ def test_letters_that_no_font_has_are_named(run, monkeypatch, with_pictures):
     args = ['-i', 'list.txt', '--type', 'bigram', '--max-steps', 5, '--split', 'all']
     result = run(*args, '-o', 'x')
     assert result.code == 0
-    assert 'no installed font has あい, so they are shown as codes' in result.err
+    assert 'no installed font has あい: shown as codes until' in result.err
 
 
 # -----------------------------------------------------------------------------
@@ -136,6 +136,7 @@ def test_another_font_is_used_for_what_the_first_one_lacks(monkeypatch):
     fonts = [font('Gothic'), font('Empty'), font('Cursive', 'italic'), font('Another')]
     characters = {'Gothic': set('あい'), 'Cursive': set('うあい')}
     monkeypatch.setattr(font_manager.fontManager, 'ttflist', fonts)
+    monkeypatch.setattr(pictures, 'add_new_fonts', lambda: None)
     monkeypatch.setattr(pictures, 'read_characters', lambda path: characters.get(path, set('ab')))
     assert pictures.find_fonts('aあいう') == (['DejaVu Sans', 'Gothic'], 'う')
     labels, _ = pictures.label_letters('aあう \n')
@@ -148,7 +149,20 @@ def test_boxes_are_no_letters(monkeypatch):
 
     boxes = [f for f in font_manager.fontManager.ttflist if f.name.startswith('Last Resort')]
     monkeypatch.setattr(font_manager.fontManager, 'ttflist', boxes)
+    monkeypatch.setattr(pictures, 'add_new_fonts', lambda: None)
     assert pictures.find_fonts('a山') == (['DejaVu Sans'], '山')
+
+
+def test_a_font_that_was_installed_later_is_found(monkeypatch):
+    """matplotlib keeps a list of the fonts, and does not look again when one is installed."""
+    from matplotlib import font_manager
+
+    manager = font_manager.fontManager
+    path = font_manager.findfont('DejaVu Serif')
+    monkeypatch.setattr(manager, 'ttflist', [f for f in manager.ttflist if f.fname != path])
+    monkeypatch.setattr(font_manager, 'findSystemFonts', lambda: [path, __file__])
+    pictures.add_new_fonts()
+    assert [font.name for font in manager.ttflist if font.fname == path] == ['DejaVu Serif']
 
 
 def test_a_file_that_is_no_font_has_no_letters(tmp_path):

@@ -2958,8 +2958,9 @@ def train_model(run: Run, writers: dict[str, Any], signals: list[int]):
             losses.append(loss)
             run.seconds += seconds
             if run.step <= 100 or run.step % 10 == 0:  # the first steps change most
-                curves = {'loss': loss, 'gradient norm': grad_norm, 'learning rate': lr}
-                curves['tokens per second'] = tokens_per_step / seconds
+                curves = {'loss': loss, 'training/gradient norm': grad_norm}
+                curves['training/learning rate'] = lr
+                curves['training/tokens per second'] = tokens_per_step / seconds
                 add_scalars(writers.get('train'), run.step, curves)
             left = time_left.estimate(run.step)
             bar.set_postfix_str(f'loss {loss:.4f}, lr {lr:.1e}, time left {left}', refresh=False)
@@ -3119,7 +3120,7 @@ def save_picture(run: Run, name: str, png: bytes, writers: dict[str, Any]):
     """Write a picture into the folder of the run, and show it in TensorBoard."""
     write_atomically(run.folder / f'{name}.png', lambda file: file.write(png))
     if writers:
-        writers['.'].add_png(name, png, run.step)
+        writers['.'].add_png(f'pictures/{name}', png, run.step)
 
 
 # -----------------------------------------------------------------------------

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-FIRST_COLUMNS = ('type', 'learning_rate', 'batch_size')  # of the table of settings
-LOSSES = ('dev', 'test', 'train')
-RESULTS = (*LOSSES, 'novelty', 'params', 'seconds', 'steps')
+# TensorBoard's table shows the first five settings, then the results. To stand beside what it
+# depends on, the dev loss is among the settings.
+FIRST_COLUMNS = ('type', 'learning_rate', 'batch_size', 'dev loss', 'max_steps')
+RESULTS = ('test loss', 'train loss', 'novelty', 'params', 'seconds', 'steps')
 
 
 class EventWriter:
@@ -192,16 +193,18 @@ def add_projector(writer: Any, vectors: torch.Tensor, letters: str):
 
 def add_result(writer: Any, result: dict[str, Any], title: str):
     """Write the row of a run, with that title, in the table of settings and results."""
+    values = dict(result['settings'])
+    for name, value in result.items():
+        values[f'{name} loss' if name in ('train', 'dev', 'test') else name] = value
     names = [*FIRST_COLUMNS, *(name for name in result['settings'] if name not in FIRST_COLUMNS)]
     settings = {}
     for name in names:
-        value = result['settings'][name]
+        value = values[name]
+        if name == 'dev loss' and value is None:  # there is no dev split
+            continue
         is_plain = isinstance(value, (bool, int, float))
         # a file name need not be UTF-8
         settings[name] = value if is_plain else str(value).encode(errors='replace').decode()
-    metrics = {}
-    for name in RESULTS:
-        if result[name] is not None:
-            metrics[f'{name} loss' if name in LOSSES else name] = result[name]
+    results = {name: values[name] for name in RESULTS if values[name] is not None}
     title = title.encode(errors='replace').decode()
-    writer.add_hparams(settings, metrics, title)
+    writer.add_hparams(settings, results, title)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 NONLINEARITIES = (nn.Tanh, nn.Sigmoid, nn.GELU)
 SATURATED = 2.1  # beyond it |tanh| is above 0.97, and its slope is nearly zero
 GOOD_UPDATE = -3.0  # log10 of the size of an update, relative to the weights
-UPDATES = 'log10 update to data'  # the group of these curves in TensorBoard
+UPDATES = 'update to data, log10'  # the group of these curves in TensorBoard
 
 
 @dataclass
@@ -127,7 +127,7 @@ def activation_report(activations: dict[str, Activation]) -> Report:
         )
         report.outputs[name] = outputs
         report.saturated[name] = saturated
-        report.histograms[f'activation/{name}'] = outputs
+        report.histograms[f'output/{name}'] = outputs
         report.histograms[f'pre-activation/{name}'] = activation.inputs
     return report
 
@@ -158,9 +158,9 @@ def update_report(
         report.lines.append(
             f'{name:20} | grad:data {grad_ratio:.2e} | update:data 10**{update_ratio:.1f}'
         )
-        report.scalars[f'grad to data/{name}'] = grad_ratio
+        report.scalars[f'relative gradient/{name}'] = grad_ratio
         report.scalars[f'{UPDATES}/{name}'] = update_ratio
-        report.histograms[f'gradient/{name}'] = grad
+        report.histograms[f'weight gradient/{name}'] = grad
         report.gradients[name] = grad
     report.lines.append(explain_guide(lr_share))
     return report

@@ -155,17 +155,17 @@ def test_scalars_are_what_the_run_printed(shown, runs):
         dev = {int(step): float(loss) for step, _, loss in lines}
         assert curves['dev loss'] == pytest.approx(dev, abs=1e-4)
         assert min(dev.values()) == pytest.approx(results[name]['dev'], abs=1e-4)
-        for tag in ('loss', 'learning rate', 'gradient norm'):
+        for tag in ('loss', 'training/learning rate', 'training/gradient norm'):
             assert list(curves[tag]) == list(range(1, 51))
         for step, loss, _ in lines:
             if loss:  # of train, the mean of the last ten steps
                 last_ten = [curves['loss'][int(step) - back] for back in range(10)]
                 assert sum(last_ten) / 10 == pytest.approx(float(loss), abs=1e-4)
-        assert max(curves['learning rate'].values()) == pytest.approx(rate, rel=0.2)
-        assert min(curves['gradient norm'].values()) > 0
-        assert min(curves['tokens per second'].values()) > 0
+        assert max(curves['training/learning rate'].values()) == pytest.approx(rate, rel=0.2)
+        assert min(curves['training/gradient norm'].values()) > 0
+        assert min(curves['training/tokens per second'].values()) > 0
         # of the embedding, the hidden layer and the head
-        assert len([tag for tag in curves if tag.startswith('grad to data/')]) == 3
+        assert len([tag for tag in curves if tag.startswith('relative gradient/')]) == 3
 
 
 @pytest.mark.slow
@@ -174,9 +174,9 @@ def test_histograms_hold_every_number(shown, best):
     tags = shown.ask('histograms/tags')
     for name, weights in best.items():
         run = f'{name}/train'
-        gradients = [tag for tag in tags[run] if tag.startswith('gradient/')]
+        gradients = [tag for tag in tags[run] if tag.startswith('weight gradient/')]
         assert len(gradients) == 3
-        assert {tag.split('/')[0] for tag in tags[run]} >= {'activation', 'pre-activation'}
+        assert {tag.split('/')[0] for tag in tags[run]} >= {'output', 'pre-activation'}
         for tag in tags[run]:
             histograms = shown.ask('histograms/histograms', run=run, tag=tag)
             # a report is about the step that was just taken, after 0 and 25 others
@@ -196,7 +196,7 @@ def test_the_histogram_of_a_tanh_ends_at_1(shown):
     for name in RATES:
         run = f'{name}/train'
         tags = shown.ask('histograms/tags')[run]
-        (tag,) = [tag for tag in tags if tag.startswith('activation/')]
+        (tag,) = [tag for tag in tags if tag.startswith('output/')]
         for _, _, bars in shown.ask('histograms/histograms', run=run, tag=tag):
             edges = [edge for left, right, n in bars if n for edge in (left, right)]
             assert -1.1 <= min(edges) <= max(edges) <= 1.1
@@ -206,12 +206,12 @@ def test_the_histogram_of_a_tanh_ends_at_1(shown):
 def test_images_are_pictures(shown):
     for name in RATES:
         tags = shown.ask('images/tags')[name]
-        wanted = {'loss', 'embedding', 'updates', 'activations', 'saturation', 'gradients'}
-        assert set(tags) == wanted
+        wanted = {f'pictures/{name}' for name in makemore.PICTURES}
+        assert set(tags) == wanted - {'pictures/bigrams'}
         for tag, about in tags.items():
             images = shown.ask('images/images', run=name, tag=tag, sample=about['samples'] - 1)
             # the pictures of a diagnosis change from one to the next
-            is_final = tag in ('loss', 'embedding', 'updates')
+            is_final = tag.split('/')[1] in ('loss', 'embedding', 'updates')
             assert [image['step'] for image in images] == ([50] if is_final else [1, 26])
             png = shown.ask_raw('images/individualImage?' + images[-1]['query'])
             assert png.startswith(b'\x89PNG')
@@ -243,9 +243,7 @@ def test_the_table_of_settings_shows_the_sweep(shown, runs):
     _, _, results = runs
     experiment = shown.ask('hparams/experiment', {'experimentName': ''})
     columns = {info['name']: info['displayName'] for info in experiment['hparamInfos']}
-    first, *_ = [info['displayName'] for info in experiment['metricInfos']]
-    assert list(columns.values())[:3] == ['type', 'learning rate', 'batch size']
-    assert first == 'dev loss'
+    assert list(columns.values())[:4] == ['type', 'learning rate', 'batch size', 'dev loss']
     rows = shown.table_rows()
     assert len(rows) == len(RATES)
     for row in rows:
@@ -254,12 +252,13 @@ def test_the_table_of_settings_shows_the_sweep(shown, runs):
         assert row['name'].startswith(f'{session["name"]} --')
         shown_settings = {columns[name]: value for name, value in row['hparams'].items()}
         settings = {k.replace('_', ' '): v for k, v in result['settings'].items()}
-        assert set(shown_settings) == set(settings) == set(columns.values())
+        assert shown_settings.pop('dev loss') == pytest.approx(result['dev'])
+        assert set(shown_settings) == set(settings) == set(columns.values()) - {'dev loss'}
         for name, value in settings.items():
             is_plain = isinstance(value, (int, float, str))
             assert shown_settings[name] == (value if is_plain else str(value)), name
         metrics = {metric['name']['tag']: metric['value'] for metric in session['metricValues']}
-        for name in ('train', 'dev', 'test'):
+        for name in ('train', 'test'):
             assert metrics[f'result/{name} loss'] == pytest.approx(result[name], rel=1e-5)
         assert metrics['result/novelty'] == pytest.approx(result['novelty'], rel=1e-5)
     rates = [
@@ -358,7 +357,7 @@ def test_without_the_extras_there_are_curves_and_samples(train, tmp_path, monkey
     assert train('mlp', '-o', 'x').code == 0
     assert [e.step for e in read_events(tmp_path / 'x/dev').Scalars('loss')] == [0, 5, 10, 12]
     train_curves = read_events(tmp_path / 'x/train')
-    for tag in ('loss', 'learning rate'):
+    for tag in ('loss', 'training/learning rate'):
         assert [e.step for e in train_curves.Scalars(tag)] == list(range(1, 13))
     tags = read_events(tmp_path / 'x').Tags()['tensors']
     assert any(tag.startswith('samples/') for tag in tags)
@@ -402,11 +401,11 @@ def test_all_updates_are_in_one_chart(tmp_path):
     from tensorboard.plugins.custom_scalar import layout_pb2
 
     writer = board.EventWriter(tmp_path)
-    writer.add_chart('updates', 'log10 update to data/.*')
+    writer.add_chart('updates', 'update to data/.*')
     writer.close()
     (event,) = read_events(tmp_path).Tensors('custom_scalars__config__')
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
-    assert list(layout.category[0].chart[0].multiline.tag) == ['log10 update to data/.*']
+    assert list(layout.category[0].chart[0].multiline.tag) == ['update to data/.*']
 
 
 def test_curves_are_read_back_without_what_a_resumed_run_repeats(tmp_path):

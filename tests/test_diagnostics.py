@@ -33,9 +33,9 @@ def test_tensorboard_gets_what_is_reported(model_type, train):
     assert train(model_type, '-o', 'x', '--diagnose', 1, max_steps=2).code == 0
     tags = accumulator.EventAccumulator('x/train').Reload().Tags()
     kinds = {name.split('/')[0] for name in tags['histograms']}
-    assert kinds == {'activation', 'pre-activation', 'gradient'}
-    assert any(name.startswith('grad to data/') for name in tags['scalars'])
-    assert any(name.startswith('log10 update to data/') for name in tags['scalars'])
+    assert kinds == {'output', 'pre-activation', 'weight gradient'}
+    assert any(name.startswith('relative gradient/') for name in tags['scalars'])
+    assert any(name.startswith(diagnostics.UPDATES) for name in tags['scalars'])
 
 
 @pytest.mark.parametrize('model_type', ['bn-mlp', 'gru', 'bow'])
@@ -88,7 +88,7 @@ def test_the_numbers_of_a_report_are_those_of_a_hand_made_net():
     assert 'saturated 50.00 % | dead neurons 1' in line
     assert report.saturated['act'].tolist() == [[True, False], [True, False]]
     assert torch.equal(report.histograms['pre-activation/act'], x)
-    assert torch.equal(report.histograms['activation/act'], x.tanh())
+    assert torch.equal(report.histograms['output/act'], x.tanh())
 
 
 def test_gelu_is_flat_on_the_left_only():
@@ -110,8 +110,8 @@ def test_the_report_of_an_update_has_its_size():
     assert line.startswith('weight ')
     assert 'grad:data 2.00e+00 | update:data 10**-3.0' in line
     assert guide == 'update:data of about 10**-3 is good at the peak learning rate'
-    assert report.scalars['log10 update to data/weight'] == pytest.approx(-3, abs=1e-3)
-    assert report.scalars['grad to data/weight'] == pytest.approx(2, rel=1e-3)
+    assert report.scalars[f'{diagnostics.UPDATES}/weight'] == pytest.approx(-3, abs=1e-3)
+    assert report.scalars['relative gradient/weight'] == pytest.approx(2, rel=1e-3)
 
 
 @pytest.mark.parametrize(

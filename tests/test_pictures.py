@@ -69,9 +69,9 @@ def test_pictures_are_in_the_folder_and_in_tensorboard(model_type, train, with_p
         assert 300 < height <= width
         assert f'{name}.png' in result.err
     events = accumulator.EventAccumulator('x').Reload()
-    assert set(events.Tags()['images']) == names
+    assert set(events.Tags()['images']) == {f'pictures/{name}' for name in names}
     for name in names:
-        (image,) = events.Images(name)
+        (image,) = events.Images(f'pictures/{name}')
         assert image.step == (0 if model_type == 'ngram' else 12)
         assert (image.width, image.height) == read_size(Path(f'x/{name}.png'))
 

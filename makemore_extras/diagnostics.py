@@ -133,8 +133,9 @@ def activation_report(activations: dict[str, Activation]) -> Report:
 
 
 def copy_matrices(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights of all matrices as they are now."""
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.ndim == 2}
+    """The weights of all matrices that are trained, as they are now."""
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    return {name: p.detach().clone() for name, p in trained if p.ndim == 2}
 
 
 def update_report(

@@ -54,6 +54,7 @@ WANTED = {
     'mlp': {'loss', 'embedding'},
     'lstm': {'loss', 'embedding'},
     'transformer': {'loss', 'embedding'},
+    'mix': {'loss', 'embedding'},
 }
 
 

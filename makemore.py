@@ -3245,7 +3245,8 @@ def parse_args(argv: list[str] | None = None) -> dict[str, Any]:
         if not word.startswith('-'):
             hint = f'; name a file with -i {word}'
         raise UserError(f'{" ".join(unknown)}: no such option{hint}; --help-all lists all options')
-    cli_args = vars(namespace)
+    # argparse takes the value of --prompt=-- for the end of all options, and leaves an empty list
+    cli_args = {name: '--' if value == [] else value for name, value in vars(namespace).items()}
     if 'help' in cli_args or 'help_all' in cli_args:
         model_type = check_value('type', cli_args.get('type', Config.type))
         print_result(make_parser(model_type, is_short='help' in cli_args).format_help())

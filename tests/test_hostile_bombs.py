@@ -206,7 +206,7 @@ def most_are_long(names, *few):
 
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize(
-    'name', most_are_long(BOMBS, 'empty lists', 'sixty thousand parts', 'parts in parts')
+    'name', most_are_long(BOMBS, 'empty lists', 'tuples in tuples', 'sixty thousand parts')
 )
 def test_a_bomb_takes_no_more_than_its_size_and_100_mb(
     name, mode, usual_memory, finished, go, tmp_path

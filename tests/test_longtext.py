@@ -16,6 +16,7 @@ import torch
 import makemore
 from makemore_extras import longtext
 
+pytest_plugins = ['fork_fixtures']
 pytestmark = pytest.mark.slow  # each is quick, but there are many
 
 VERBS = ['say', 'do', 'hear', 'see']
@@ -383,6 +384,42 @@ def test_a_note_with_a_flipped_bit_is_never_believed(seed, play, folder):
     content[place // 8] ^= 1 << place % 8
     path.write_bytes(content)
     assert_written_anew(play, folder)
+
+
+def damage(raw, dice):
+    """The bytes with a flipped bit, a part cut out, or some bytes more."""
+    place = dice.randrange(len(raw))
+    size = dice.choice([1, 2, 8, 100])
+    flipped = raw[:place] + bytes([raw[place] ^ 1 << dice.randrange(8)]) + raw[place + 1 :]
+    shorter = raw[:place] + raw[place + size :]
+    longer = raw[:place] + dice.randbytes(size) + raw[place:]
+    return dice.choice([flipped, raw[:place], shorter, longer, raw + dice.randbytes(size)])
+
+
+@pytest.mark.parametrize('where', ['tokens', 'note', 'text'])
+def test_random_damage_is_noticed(where, play, folder, long):
+    """A token file is used only as it was written, and only for the text as it was.
+
+    With --long a thousand times.
+    """
+    load(play, folder)
+    options = ['utf-8', 'char', makemore.Config.vocab_size]
+    good = longtext.open_tokens(folder, str(play), options)
+    good = good._replace(tokens=good.tokens.clone())
+    path = {'tokens': folder / 'tokens.bin', 'note': folder / 'tokens.json', 'text': play}[where]
+    raw = path.read_bytes()
+    dice = random.Random(where)
+    n_noticed = 0
+    while n_noticed < long(50, 334):
+        damaged = damage(raw, dice)
+        path.write_bytes(damaged)
+        found = longtext.open_tokens(folder, str(play), options)
+        if found is None:
+            n_noticed += 1
+        else:  # a note may have more spaces, and the same text was cut out and put in
+            assert where == 'note' or damaged == raw
+            assert torch.equal(found.tokens, good.tokens)
+            assert found[1:] == good[1:]
 
 
 @pytest.mark.parametrize('name', ['tokens.bin', 'tokens.json'])

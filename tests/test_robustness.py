@@ -254,6 +254,16 @@ def test_a_prompt_file_may_end_with_a_line_end(finished, run):
     assert all(line.startswith('ann') for line in result.out.splitlines())
 
 
+def test_a_prompt_of_two_dashes(run):
+    """argparse made an empty list of --prompt=--, and that a traceback."""
+    Path('n.txt').write_text('a--b\n--a\n' * 9)
+    result = run('-i', 'n.txt', '--type', 'bigram', *SMALL, '-o', 'x')
+    assert result.code == 0
+    result = run('--sample-only', '-o', 'x', '--prompt=--')
+    assert result.code == 0
+    assert all(line.startswith('--') for line in result.out.splitlines())
+
+
 @pytest.mark.parametrize('encoding', ['idna', 'punycode', 'undefined', 'rot13', 'utf_8'])
 def test_odd_encodings_take_one_line_or_work(encoding, run):
     Path('n.txt').write_bytes(b'\xef\xbb\xbfemma\nava\n' if encoding == 'utf_8' else b'emma\nava\n')

@@ -688,6 +688,11 @@ def restore_dataset(state: dict[str, Any]) -> CharDataset:
     return dataset
 
 
+def name_input(path: str) -> str:
+    """An --input-file as it is named in a message."""
+    return 'standard input' if path == '-' else path
+
+
 def read_text(path: str, encoding: str) -> str:
     """The text of a file, or of standard input for -.
 
@@ -795,7 +800,8 @@ def load_lines(config: Config) -> CharDataset:
     stripped = map(str.strip, text.split('\n'))
     lines = [line for line in stripped if line]
     if not lines:
-        raise UserError(f'{config.input_file} is empty or blank: expected one item per line')
+        name = name_input(config.input_file)
+        raise UserError(f'{name} is empty or blank: expected one item per line')
 
     rows = split_lines(len(lines), config.split)
     train_lines = [lines[row] for row in rows['train']]
@@ -845,7 +851,7 @@ def load_text(config: Config) -> CharDataset:
     """The data set of one long text that fits in memory: 90 % train, the rest dev, no test."""
     text = read_text(config.input_file, config.encoding)
     chars = ''.join(sorted(set(text)))
-    check_text_size(config.input_file, len(text), chars)
+    check_text_size(name_input(config.input_file), len(text), chars)
     n_train = int(0.9 * len(text))
     if config.tokenizer == 'char':
         tokenizer = CharTokenizer(chars)
@@ -939,11 +945,6 @@ def cut_spans(spans: Spans, size: int) -> Spans:
     starts = spans.starts.repeat_interleave(n_pieces) + offsets
     lengths = spans.lengths.repeat_interleave(n_pieces) - offsets  # [5, 3, 1, 3, 1]
     return Spans(starts, lengths.clamp(max=size))
-
-
-def name_input(path: str) -> str:
-    """An --input-file as it is named in a message."""
-    return 'standard input' if path == '-' else path
 
 
 def describe_dataset(config: Config, dataset: CharDataset) -> str:
@@ -2133,7 +2134,8 @@ def sample(
     how = {name: check_value(name, value) for name, value in how.items()}
     with eval_mode(model):
         samples = sample_forever(model, dataset, seed, **how)
-        with progress_bar(samples, 'sampling', unit=' samples', delay=1, leave=False) as drawn:
+        shown = {'total': None if new_only else n, 'unit': ' samples', 'delay': 1, 'leave': False}
+        with progress_bar(samples, 'sampling', **shown) as drawn:
             return list(itertools.islice(leave_out(drawn, unwanted, repeats=new_only), n))
 
 
@@ -2328,7 +2330,7 @@ def check_same_data(run: Run, saved: dict[str, Any]):
         ('heldout_lines', 'lines in dev and test'),
     ):
         if state[name] != saved[name]:
-            path = run.config.input_file
+            path = name_input(run.config.input_file)
             hint = 'start a new run'
             raise UserError(
                 f'{path} has other {what} than the data that {run.folder} was trained on: {hint}'
@@ -2904,10 +2906,10 @@ class TimeLeft:
         self.started = 0.0
 
     def estimate(self, step: int) -> str:
-        """The time left after this step, such as 03:40; '' during the first ones."""
+        """The time left after this step, such as 03:40; ? during the first ones."""
         if step <= self.first_step:
             self.started = time.perf_counter()
-            return ''
+            return '?'
         seconds_per_step = (time.perf_counter() - self.started) / (step - self.first_step)
         return tqdm.format_interval(seconds_per_step * (self.max_steps - step))
 

@@ -56,7 +56,8 @@ def make_row(folder: Path, result: dict[str, Any]) -> dict[str, str]:
     for split in ('train', 'dev', 'test'):
         row[split] = format_number(result.get(split), '.4f')
     is_list = not result['settings'].get('text')
-    row['novelty'] = format_number(result.get('novelty') if is_list else None, '.0%')
+    novelty = format_number(result.get('novelty') if is_list else None, '.0%')
+    row['novelty'] = novelty.replace('%', ' %')
     row['folder'] = str(folder)
     return row
 

@@ -502,6 +502,11 @@ def test_standard_input_is_named_in_the_report(run, monkeypatch):
     assert code == 0
     assert err.startswith('standard input: 3 lines')
 
+    monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(b'\n')))
+    code, _, err = run('-i', '-')
+    assert code == 2
+    assert err.startswith('makemore: standard input is empty or blank')
+
 
 def test_warnings_are_shown_as_before_a_run(train):
     """A run leaves warnings.showwarning alone.

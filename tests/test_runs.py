@@ -32,7 +32,7 @@ def test_runs_are_listed_best_first(train, run, tmp_path):
         result = json.loads(Path(row[-1], 'result.json').read_text())
         assert row[1] == result['type']
         assert row[6] == f'{result["dev"]:.4f}'
-        assert row[8] == f'{result["novelty"]:.0%}'
+        assert row[8:10] == [f'{100 * result["novelty"]:.0f}', '%']
 
 
 def test_a_run_that_is_not_finished_is_listed(train, run):

@@ -3440,7 +3440,8 @@ def train_and_report(run: Run, writers: dict[str, Any], resume: str) -> int | No
 def train_main(cli_args: dict[str, Any], device: torch.device) -> int:
     """Train a new or a resumed run; the exit code."""
     with open_run(cli_args, device) as run:
-        if 'resume' in cli_args and run.step == run.config.max_steps and is_finished(run):
+        goes_on = 'max_steps' in cli_args and run.step < run.config.max_steps
+        if 'resume' in cli_args and is_finished(run) and not goes_on:
             print0(f'{run.folder}: already finished; add --max-steps to go on')
             return 0
         number = train_run(run)

@@ -227,6 +227,7 @@ def test_a_finished_run_is_not_resumed(train, run):
     assert (code, out) == (0, '')
     assert err.splitlines()[-1] == 'x: already finished; add --max-steps to go on'
     assert file_stats('x') == before
+    assert run('--resume', '-o', 'x', '--max-steps', 12).err.endswith(err.splitlines()[-1] + '\n')
     assert run('--resume', '-o', 'x', '--max-steps', 14).code == 0
     assert read_result('x')['steps'] == 14
 

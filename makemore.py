@@ -122,6 +122,7 @@ SPLIT_HELP = (
 )
 SPLITS = ('honest', 'lecture', 'all')
 MEMBERS_HELP = 'mix: the model types that vote, as in ngram,gru'
+PATIENCE_HELP = 'stop after so many steps without a lower dev loss'
 SMOOTHING_HELP = 'ngram: kn (interpolated Kneser-Ney) or add:K (add K to every count)'
 BACKPROP_METHODS = ('autograd', 'manual', 'micrograd')
 
@@ -187,6 +188,9 @@ class Config:
     seed: int = option('training', 3407, 'random seed', (0, 2**62), note='fresh for --sample-only')
     eval_interval: int = option(
         'training', 500, 'steps between evaluations', (1, None), note='less on a short list'
+    )
+    patience: int | None = option(
+        'training', None, PATIENCE_HELP, (1, None), automatic='a third of all'
     )
 
     sample_interval: int | None = option('logging', 1000, 'steps between samples', (1, None))
@@ -1637,7 +1641,9 @@ class RNN(Recurrent):
         return [self.tanh(from_x + from_h)]
 
 
-@register('gru', n_embd=64, n_hidden=128, learning_rate=3e-3, dropout=0.15, max_steps=7500)
+@register(
+    'gru', n_embd=64, n_hidden=128, batch_size=128, learning_rate=5e-3, dropout=0.15, max_steps=3750
+)
 class GRU(Recurrent):
     """an rnn with gates that decide what to keep (Cho 2014)
 
@@ -1655,7 +1661,15 @@ class GRU(Recurrent):
         return [keep * h + (1 - keep) * candidate]
 
 
-@register('lstm', n_embd=64, n_hidden=128, learning_rate=3e-3, dropout=0.15, max_steps=7000)
+@register(
+    'lstm',
+    n_embd=64,
+    n_hidden=128,
+    batch_size=128,
+    learning_rate=5e-3,
+    dropout=0.15,
+    max_steps=3500,
+)
 class LSTM(Recurrent):
     """an rnn with a second vector through which gradients flow unchanged (Hochreiter 1997)"""
 
@@ -1750,7 +1764,15 @@ class Block(nn.Module):
 
 
 @register(
-    'transformer', n_layer=4, n_head=4, n_embd=64, dropout=0.1, weight_decay=0.3, max_steps=12500
+    'transformer',
+    n_layer=4,
+    n_head=4,
+    n_embd=64,
+    batch_size=128,
+    learning_rate=5e-3,
+    dropout=0.1,
+    weight_decay=0.3,
+    max_steps=6000,
 )
 class Transformer(LanguageModel):
     """a small GPT-2: attention chooses what to look at (Vaswani 2017, Radford 2019)"""
@@ -1832,7 +1854,7 @@ def fit_weights(losses: torch.Tensor) -> torch.Tensor:
     return weights
 
 
-@register('mix', learning_rate=3e-3, max_steps=7500, **dict.fromkeys(SIZES))
+@register('mix', batch_size=128, learning_rate=5e-3, **dict.fromkeys(SIZES))
 class Mix(LanguageModel):
     """the weighted mean of the probabilities of several models, see --members
 
@@ -2194,6 +2216,7 @@ class Run:
     backward: Callable | None = None  # computes the gradients; None: autograd does
     step: int = 0
     best_loss: float = math.inf  # lowest dev loss so far
+    best_step: int = 0  # where that was
     seconds: float = 0.0  # spent on training
     history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
     ngram_loss: float | None = None  # dev loss of n-gram counts on the same data, if it is known
@@ -2216,6 +2239,7 @@ def save_checkpoint(run: Run, name: str):
         'dataset': run.dataset.state(),
         'step': run.step,
         'best_loss': run.best_loss,
+        'best_step': run.best_step,
         'seconds': run.seconds,
         'model': run.model.state_dict(),
         'optimizer': optimizer_state,
@@ -2282,6 +2306,7 @@ def build_run(content: dict[str, Any], config: Config, folder: Path) -> Run:
     run = Run(config, dataset, model, folder)
     run.step = int(content['step'])
     run.best_loss = float(content['best_loss'])
+    run.best_step = int(content['best_step'])
     run.seconds = float(content['seconds'])
     return run
 
@@ -2749,6 +2774,7 @@ def evaluate_and_save(
     # best.pt first, because a run may be killed between the two: resume_run looks into both
     if dev_loss < run.best_loss:
         run.best_loss = dev_loss
+        run.best_step = run.step
         save_checkpoint(run, 'best.pt')
     save_checkpoint(run, 'last.pt')
     wait_for_ranks()  # for rank 0, which writes
@@ -2919,8 +2945,14 @@ def is_due(interval: int | None, step: int) -> bool:
     return interval is not None and step % interval == 0
 
 
+def has_stalled(run: Run) -> bool:
+    """Whether the dev loss has not become lower for --patience steps."""
+    patience = run.config.patience or math.ceil(run.config.max_steps / 3)
+    return run.step - run.best_step >= patience
+
+
 def train_model(run: Run, writers: dict[str, Any], signals: list[int]):
-    """Train until max_steps; raises Stopped if a signal comes before."""
+    """Train until max_steps, or until dev stalls; raises Stopped if a signal comes before."""
     config = run.config
     first_step = run.step
     time_left = TimeLeft(first_step, config.max_steps)
@@ -2938,6 +2970,9 @@ def train_model(run: Run, writers: dict[str, Any], signals: list[int]):
             if last_step or is_due(config.eval_interval, run.step):
                 evaluate_and_save(run, losses, writers, signals)
                 losses = []
+                if has_stalled(run) and not last_step:
+                    print0(f'no lower dev loss since step {run.best_step}: stopping early')
+                    return
             if sum_over_ranks(len(signals))[0] > 0:  # a signal to one process stops all
                 raise Stopped
             if last_step:
@@ -3129,6 +3164,7 @@ def save_picture(run: Run, name: str, png: bytes, writers: dict[str, Any]):
 # command line
 
 FIND_LR_STEPS = 300
+SHORT_LIST = 5000  # lines to train on: below, other defaults are better
 
 # what --help shows; --help-all shows all
 MAIN_OPTIONS = (
@@ -3285,17 +3321,57 @@ def default_input_file() -> str:
     return 'names.txt'
 
 
-def limit_epochs(config: Config, dataset: CharDataset, cli_args: dict[str, Any]) -> Config:
-    """At most 100 epochs for a short list, and more evaluations: it overfits early."""
+def is_short_list(dataset: CharDataset) -> bool:
+    """Whether a list is so short that other defaults are better."""
+    return not dataset.is_text and len(dataset.spans['train'].starts) < SHORT_LIST
+
+
+def choose_members(dataset: CharDataset) -> str:
+    """The members of a mix, by rules of thumb, which the log explains."""
+    n_lines = len(dataset.spans['train'].starts)
     if dataset.is_text:
-        return config
-    most_steps = max(200, 100 * len(dataset.spans['train'].starts) // config.batch_size)
-    changes = {}
-    if 'max_steps' not in cli_args:
+        members = 'ngram,transformer'
+        reason = 'a transformer reads long texts best'
+    elif is_short_list(dataset):
+        members = 'ngram,gru,rnn'
+        reason = f'on a list as short as {n_lines:,} lines small nets predict best'
+    else:
+        members = 'ngram,lstm'
+        reason = f'{n_lines:,} lines are enough for a larger net'
+    print0(f'members {members}: {reason}')
+    return members
+
+
+def complete_mix(config: Config, dataset: CharDataset, cli_args: dict[str, Any]) -> Config:
+    """The settings of a mix: its members, and the steps of the member that needs most."""
+    members = config.members or choose_members(dataset)
+    preferred = [MODELS[name].preferred_settings for name in parse_members(members)]
+    most_steps = max(settings.get('max_steps', Config.max_steps) for settings in preferred)
+    return replace(config, members=members, max_steps=cli_args.get('max_steps', most_steps))
+
+
+def choose_batch_size(config: Config, dataset: CharDataset) -> int:
+    """A short list or a text is learned better in smaller batches."""
+    if dataset.is_text:
+        return min(64, config.batch_size)
+    return min(32, config.batch_size) if is_short_list(dataset) else config.batch_size
+
+
+def adapt_to_size(config: Config, dataset: CharDataset, cli_args: dict[str, Any]) -> Config:
+    """The settings with what depends on the size of the data, where nothing was typed."""
+    if config.type == 'mix':
+        config = complete_mix(config, dataset, cli_args)
+    batch_size = cli_args.get('batch_size') or choose_batch_size(config, dataset)
+    # small batches are noisy, so the learning rate falls with the square root of their size
+    learning_rate = config.learning_rate * (batch_size / config.batch_size) ** 0.5
+    changes = {'batch_size': batch_size, 'learning_rate': learning_rate}
+    if not dataset.is_text:
+        epochs = 40 if is_short_list(dataset) else 100  # by then it is known by heart
+        most_steps = max(400, epochs * len(dataset.spans['train'].starts) // batch_size)
         changes['max_steps'] = min(config.max_steps, most_steps)
-    if 'eval_interval' not in cli_args:
         changes['eval_interval'] = min(config.eval_interval, most_steps // 20)
-    return replace(config, **changes)
+    untyped = {name: value for name, value in changes.items() if name not in cli_args}
+    return replace(config, **untyped)
 
 
 def new_run(cli_args: dict[str, Any], device: torch.device) -> tuple[Run, Any]:
@@ -3309,7 +3385,7 @@ def new_run(cli_args: dict[str, Any], device: torch.device) -> tuple[Run, Any]:
     if is_large_text(config) and not writes_nothing:  # its tokens go into the folder
         folder, lock = claim_run_dir(config)
     config, dataset = load_data(config, folder)
-    config = limit_epochs(config, dataset, cli_args)
+    config = adapt_to_size(config, dataset, cli_args)
     torch.manual_seed(config.seed)
     model = MODELS[config.type](config, dataset.vocab_size)
     run = start_run(Run(config, dataset, model, folder), device)
@@ -3327,13 +3403,16 @@ def resume_run(cli_args: dict[str, Any], device: torch.device) -> tuple[Run, Any
     if run.step > run.config.max_steps:
         limit = f'--max-steps {run.config.max_steps}'
         raise UserError(f'{folder} is at step {run.step}, beyond {limit}: choose a larger one')
-    run.best_loss = find_best_loss(run)
+    run.best_loss, run.best_step = find_best(run)
     run.history = read_history(folder, run.step)
     return start_run(run, device, optimizer_state), lock
 
 
-def find_best_loss(run: Run) -> float:
-    """The lowest dev loss so far; infinite if best.pt is missing, damaged or of another run."""
+def find_best(run: Run) -> tuple[float, int]:
+    """The lowest dev loss so far, and its step.
+
+    It is infinite if best.pt is missing, damaged or of another run.
+    """
     path = run.folder / 'best.pt'
     try:
         best, _ = load_checkpoint(path)
@@ -3343,10 +3422,10 @@ def find_best_loss(run: Run) -> float:
             raise UserError(f'{path} is of another run than last.pt')
     except UserError as error:
         print0(f'{error}; the next evaluation saves a new one')
-        return math.inf
+        return math.inf, run.step
     if best.step > run.step:  # the run was killed between saving best.pt and last.pt
-        return min(run.best_loss, best.best_loss)
-    return run.best_loss
+        return best.best_loss, best.best_step
+    return run.best_loss, run.best_step
 
 
 def is_finished(run: Run) -> bool:

@@ -104,10 +104,10 @@ def test_a_member_that_is_always_worse_gets_no_weight():
 
 def test_without_lines_held_out_all_members_count_the_same(train, tmp_path):
     """On its own training lines a model that knows them by heart would get all the weight."""
-    assert train('mix', '-o', 'x', '--split', 'all').code == 0
+    assert train('mix', '-o', 'x', '--split', 'all', members='ngram,gru').code == 0
     model, _ = makemore.load(tmp_path / 'x')
     assert model.weights.tolist() == [0.5, 0.5]
-    assert train('mix', '-o', 'y').code == 0
+    assert train('mix', '-o', 'y', members='ngram,gru').code == 0
     model, _ = makemore.load(tmp_path / 'y')
     assert model.weights.tolist() != [0.5, 0.5]
 
@@ -179,3 +179,86 @@ def test_the_log_shows_each_member_and_its_weight(train):
     assert len(lines) == 4  # at steps 0, 5, 10 and 12
     for line in lines:
         assert 'ngram' in line and 'mlp' in line
+
+
+# -----------------------------------------------------------------------------
+# defaults, and when to stop
+
+
+def write_list(path, n_lines):
+    path.write_text('\n'.join(f'{n:05}' for n in range(n_lines)))
+
+
+# lines -> members, batch size, learning rate, steps
+DEFAULTS = {
+    100: ('ngram,gru,rnn', 32, 2.5e-3, 400),
+    4000: ('ngram,gru,rnn', 32, 2.5e-3, 4000),
+    20_000: ('ngram,lstm', 128, 5e-3, 3500),
+}
+
+
+@pytest.mark.parametrize('n_lines', DEFAULTS)
+def test_members_and_steps_depend_on_the_size_of_the_list(n_lines, run, tmp_path):
+    write_list(tmp_path / 'list.txt', n_lines)
+    made, _ = makemore.new_run(makemore.parse_args(['-i', 'list.txt']), torch.device('cpu'))
+    config = made.config
+    found = (config.members, config.batch_size, config.learning_rate, config.max_steps)
+    assert found == DEFAULTS[n_lines]
+
+
+def test_what_was_typed_counts(run, tmp_path):
+    write_list(tmp_path / 'list.txt', 500)
+    line = '-i list.txt --members gru,mlp -b 7 --max-steps 9 -l 0.1'
+    made, _ = makemore.new_run(makemore.parse_args(line.split()), torch.device('cpu'))
+    config = made.config
+    found = (config.members, config.batch_size, config.max_steps, config.learning_rate)
+    assert found == ('gru,mlp', 7, 9, 0.1)
+
+
+def test_a_mix_takes_as_many_steps_as_its_slowest_member(run, tmp_path):
+    write_list(tmp_path / 'list.txt', 20_000)
+    line = '-i list.txt --members ngram,lstm,transformer'
+    made, _ = makemore.new_run(makemore.parse_args(line.split()), torch.device('cpu'))
+    assert made.config.max_steps == makemore.MODELS['transformer'].preferred_settings['max_steps']
+
+
+def steps_of(result):
+    return [int(line[4:11]) for line in result.err.splitlines() if line.startswith('step ')]
+
+
+def test_a_run_stops_when_dev_has_not_improved_for_long(train, tmp_path):
+    """A net that learns a list by heart: what comes after a third of the steps is a waste."""
+    settings = {'max_steps': 300, 'eval_interval': 10, 'learning_rate': 0.05, 'n_hidden': 64}
+    done = train('gru', '-o', 'x', **settings)
+    assert done.code == 0
+    best = torch.load(tmp_path / 'x/best.pt')
+    last = torch.load(tmp_path / 'x/last.pt')
+    assert last['step'] == best['step'] + 100 < 300
+    assert best['best_step'] == last['best_step'] == best['step']
+    assert f'no lower dev loss since step {best["step"]}: stopping early' in done.err
+
+    done = train('gru', '-o', 'y', '--patience', 300, **settings)
+    assert torch.load(tmp_path / 'y/last.pt')['step'] == 300
+    done = train('gru', '-o', 'z', '--patience', 20, **settings)
+    last = torch.load(tmp_path / 'z/last.pt')
+    assert last['step'] == last['best_step'] + 20
+
+
+def test_a_resumed_run_stops_at_the_same_step(train, run, tmp_path):
+    """The step of the lowest loss is saved: a resumed run is as patient as an undisturbed one."""
+    settings = {'max_steps': 300, 'eval_interval': 10, 'learning_rate': 0.05, 'n_hidden': 64}
+    assert train('gru', '-o', 'one', '--patience', 40, **settings).code == 0
+    one = torch.load(tmp_path / 'one/last.pt')
+    # the same run, ended by hand 20 steps before, with the schedule of the whole
+    step = one['step'] - 20
+    original = makemore.get_lr
+    whole = makemore.resolve_config({'max_steps': 300, 'learning_rate': 0.05})
+    patch = pytest.MonkeyPatch()
+    patch.setattr(makemore, 'get_lr', lambda config, step: original(whole, step))
+    with patch.context():
+        assert (
+            train('gru', '-o', 'two', '--patience', 40, **settings | {'max_steps': step}).code == 0
+        )
+        assert run('--resume', '-o', 'two', '--max-steps', 300).code == 0
+    two = torch.load(tmp_path / 'two/last.pt')
+    assert (two['step'], two['best_step']) == (one['step'], one['best_step'])

@@ -263,13 +263,13 @@ def evaluated_steps(result):
 
 @pytest.mark.slow
 def test_a_short_list_does_not_end_untrained(run, gods):
-    """At most 100 epochs with twenty evaluations, unless other numbers are typed.
+    """A short list gets 400 steps and twenty evaluations, unless other numbers are typed.
 
     Once the best step lay between two evaluations, and after 200 s the result was the model
     before training.
     """
-    result = run('-i', gods, '--type', 'mlp', '-o', 'x')
-    assert evaluated_steps(result) == list(range(0, 201, 10))
+    result = run('-i', gods, '--type', 'mlp', '-o', 'x', '--patience', 400)
+    assert evaluated_steps(result) == list(range(0, 401, 20))
     assert checkpoint('x/best.pt')['step'] > 0
 
     typed = ['--max-steps', 30, '--eval-interval', 7]
@@ -286,20 +286,30 @@ def test_a_short_list_is_evaluated_as_often_after_an_interruption(run, gods, at_
     assert run('-i', gods, '--type', 'mlp', '-o', 'one').code == 0
     at_step(23, send(signal.SIGTERM))
     assert run('-i', gods, '--type', 'mlp', '-o', 'two').code == 143
-    assert evaluated_steps(run('--resume', '-o', 'two')) == list(range(30, 201, 10))
+    assert evaluated_steps(run('--resume', '-o', 'two'))[:3] == [40, 60, 80]
     same_run(Path('one'), Path('two'))
 
 
-# 800 lines of train: with 50 in a batch 16 steps an epoch; with 4, the defaults are less
-@pytest.mark.parametrize('batch_size, steps', [(50, (1600, 80)), (4, (20000, 500))])
-def test_a_hundred_epochs_at_most(batch_size, steps, run, tmp_path):
-    texts = map(''.join, itertools.product('abcdefghij', repeat=3))
+# lines, batch size -> steps and steps between evaluations; four fifths of the lines are train
+EPOCHS = {
+    (1000, 50): (640, 32),
+    (1000, 1): (20000, 500),  # 32,000 would be 40 epochs, but the type wants no more
+    (100, 50): (400, 20),
+    (10_000, 50): (16000, 500),
+}
+
+
+@pytest.mark.parametrize('n_lines, batch_size', EPOCHS)
+def test_forty_epochs_of_a_short_list_and_a_hundred_of_a_long_one(
+    n_lines, batch_size, run, tmp_path
+):
+    texts = itertools.islice(map(''.join, itertools.product('abcdefghij', repeat=4)), n_lines)
     (tmp_path / 'list.txt').write_text('\n'.join(texts))
     line = f'-i list.txt --type mlp -b {batch_size}'
     cli_args = makemore.parse_args(line.split())
     run, _ = makemore.new_run(cli_args, torch.device('cpu'))
     config = run.config
-    assert (config.max_steps, config.eval_interval) == steps
+    assert (config.max_steps, config.eval_interval) == EPOCHS[n_lines, batch_size]
 
 
 # -----------------------------------------------------------------------------

@@ -3354,7 +3354,9 @@ def choose_batch_size(config: Config, dataset: CharDataset) -> int:
     """A short list or a text is learned better in smaller batches."""
     if dataset.is_text:
         return min(64, config.batch_size)
-    return min(32, config.batch_size) if is_short_list(dataset) else config.batch_size
+    if is_short_list(dataset):
+        return min(32, config.batch_size, len(dataset.spans['train'].starts))
+    return config.batch_size
 
 
 def adapt_to_size(config: Config, dataset: CharDataset, cli_args: dict[str, Any]) -> Config:
@@ -3369,7 +3371,7 @@ def adapt_to_size(config: Config, dataset: CharDataset, cli_args: dict[str, Any]
         epochs = 40 if is_short_list(dataset) else 100  # by then it is known by heart
         most_steps = max(400, epochs * len(dataset.spans['train'].starts) // batch_size)
         changes['max_steps'] = min(config.max_steps, most_steps)
-        changes['eval_interval'] = min(config.eval_interval, most_steps // 20)
+        changes['eval_interval'] = min(config.eval_interval, most_steps // 40)
     untyped = {name: value for name, value in changes.items() if name not in cli_args}
     return replace(config, **untyped)
 

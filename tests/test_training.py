@@ -263,13 +263,13 @@ def evaluated_steps(result):
 
 @pytest.mark.slow
 def test_a_short_list_does_not_end_untrained(run, gods):
-    """A short list gets 400 steps and twenty evaluations, unless other numbers are typed.
+    """A short list gets 400 steps and forty evaluations, unless other numbers are typed.
 
     Once the best step lay between two evaluations, and after 200 s the result was the model
     before training.
     """
     result = run('-i', gods, '--type', 'mlp', '-o', 'x', '--patience', 400)
-    assert evaluated_steps(result) == list(range(0, 401, 20))
+    assert evaluated_steps(result) == list(range(0, 401, 10))
     assert checkpoint('x/best.pt')['step'] > 0
 
     typed = ['--max-steps', 30, '--eval-interval', 7]
@@ -286,16 +286,16 @@ def test_a_short_list_is_evaluated_as_often_after_an_interruption(run, gods, at_
     assert run('-i', gods, '--type', 'mlp', '-o', 'one').code == 0
     at_step(23, send(signal.SIGTERM))
     assert run('-i', gods, '--type', 'mlp', '-o', 'two').code == 143
-    assert evaluated_steps(run('--resume', '-o', 'two'))[:3] == [40, 60, 80]
+    assert evaluated_steps(run('--resume', '-o', 'two'))[:3] == [30, 40, 50]
     same_run(Path('one'), Path('two'))
 
 
 # lines, batch size -> steps and steps between evaluations; four fifths of the lines are train
 EPOCHS = {
-    (1000, 50): (640, 32),
+    (1000, 50): (640, 16),
     (1000, 1): (20000, 500),  # 32,000 would be 40 epochs, but the type wants no more
-    (100, 50): (400, 20),
-    (10_000, 50): (16000, 500),
+    (100, 50): (400, 10),
+    (10_000, 50): (16000, 400),
 }
 
 
@@ -483,7 +483,7 @@ def test_an_interruption_changes_nothing(model_type, train, run, at_step, tmp_pa
     code, _, err = train(model_type, '-o', 'two', '--dropout', 0.1)
     assert code == 143
     assert checkpoint('two/last.pt')['step'] == 8
-    assert 'stopped after step 8; resume with: python makemore.py --resume -o two' in err
+    assert f'stopped after step 8; resume with: {makemore.command("--resume", "-o", "two")}' in err
     assert not Path('two/result.json').exists()
 
     torch.manual_seed(8)  # a new process would not have torch's generator where this one left it

@@ -2766,7 +2766,7 @@ def evaluate_and_save(
     else:
         dev_loss = evaluate(run.model, run.dataset, split, signals)
     report_losses(run, losses, name, dev_loss, writers)
-    if is_mix:
+    if is_mix and dev_loss < run.best_loss:
         report_members(run, writers)
     check_finite(run, dev_loss=dev_loss)
     add_metrics(run, losses, dev_loss)

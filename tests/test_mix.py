@@ -176,7 +176,7 @@ def test_the_log_shows_each_member_and_its_weight(train):
     done = train('mix', '-o', 'x', members='ngram,mlp')
     assert done.code == 0
     lines = [line for line in done.err.splitlines() if 'weight' in line]
-    assert len(lines) == 4  # at steps 0, 5, 10 and 12
+    assert len(lines) >= 2  # at step 0, and wherever dev has improved
     for line in lines:
         assert 'ngram' in line and 'mlp' in line
 
@@ -244,7 +244,7 @@ def test_a_run_stops_when_dev_has_not_improved_for_long(train, tmp_path):
     assert last['step'] == last['best_step'] + 20
 
 
-def test_a_resumed_run_stops_at_the_same_step(train, run, tmp_path):
+def test_a_resumed_run_stops_at_the_same_step(train, run, tmp_path, monkeypatch):
     """The step of the lowest loss is saved: a resumed run is as patient as an undisturbed one."""
     settings = {'max_steps': 300, 'eval_interval': 10, 'learning_rate': 0.05, 'n_hidden': 64}
     assert train('gru', '-o', 'one', '--patience', 40, **settings).code == 0
@@ -253,12 +253,8 @@ def test_a_resumed_run_stops_at_the_same_step(train, run, tmp_path):
     step = one['step'] - 20
     original = makemore.get_lr
     whole = makemore.resolve_config({'max_steps': 300, 'learning_rate': 0.05})
-    patch = pytest.MonkeyPatch()
-    patch.setattr(makemore, 'get_lr', lambda config, step: original(whole, step))
-    with patch.context():
-        assert (
-            train('gru', '-o', 'two', '--patience', 40, **settings | {'max_steps': step}).code == 0
-        )
-        assert run('--resume', '-o', 'two', '--max-steps', 300).code == 0
+    monkeypatch.setattr(makemore, 'get_lr', lambda config, step: original(whole, step))
+    assert train('gru', '-o', 'two', '--patience', 40, **settings | {'max_steps': step}).code == 0
+    assert run('--resume', '-o', 'two', '--max-steps', 300).code == 0
     two = torch.load(tmp_path / 'two/last.pt')
     assert (two['step'], two['best_step']) == (one['step'], one['best_step'])

@@ -268,7 +268,7 @@ def test_a_short_list_does_not_end_untrained(run, gods):
     Once the best step lay between two evaluations, and after 200 s the result was the model
     before training.
     """
-    result = run('-i', gods, '--type', 'mlp', '-o', 'x', '--patience', 400)
+    result = run('-i', gods, '--type', 'mlp', '-o', 'x', '--patience', 401)
     assert evaluated_steps(result) == list(range(0, 401, 10))
     assert checkpoint('x/best.pt')['step'] > 0
 

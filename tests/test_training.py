@@ -126,7 +126,7 @@ def test_the_result_for_scripts(model_type, finished):
 
 def test_the_result_is_that_of_the_best_model(train):
     """A learning rate that ruins the weights after a good start: the good start is kept."""
-    assert train('bigram', '-o', 'x', '--warmup', 0, '-l', 30, max_steps=40).code == 0
+    assert train('bigram', '-o', 'x', '--warmup', 0, '-l', 30, patience=40, max_steps=40).code == 0
     best = checkpoint('x/best.pt')
     assert read_result('x')['dev'] == pytest.approx(best['best_loss'], rel=1e-9)
     assert checkpoint('x/last.pt')['step'] == 40
@@ -186,7 +186,7 @@ def test_a_few_samples_on_one_line_during_training(train):
 def test_the_best_step_is_marked(train):
     """A learning rate that ruins the weights after a good start: the end says what is kept."""
     size = {'max_steps': 40, 'eval_interval': 1}
-    _, _, err = train('bigram', '-o', 'x', '--warmup', 20, '-l', 30, **size)
+    _, _, err = train('bigram', '-o', 'x', '--warmup', 20, '-l', 30, '--patience', 40, **size)
     found = re.findall(r'^step +(\d+) \|.* dev loss (\S+)( \| best so far)?$', err, re.M)
     best = (math.inf, 0)
     for step, loss, mark in found:
@@ -612,7 +612,8 @@ def test_fewer_steps_than_were_taken(train, run, monkeypatch):
 def test_resuming_never_replaces_a_better_best(train, run):
     assert train('bigram', '-o', 'x', max_steps=20, learning_rate=0.02).code == 0
     best = Path('x/best.pt').read_bytes()
-    assert run('--resume', '-o', 'x', '--max-steps', 40, '-l', 50, '--warmup', 0).code == 0
+    more = ['--max-steps', 40, '-l', 50, '--warmup', 0, '--patience', 40]
+    assert run('--resume', '-o', 'x', *more).code == 0
     assert checkpoint('x/last.pt')['step'] == 40
     assert Path('x/best.pt').read_bytes() == best
     assert read_result('x')['dev'] == pytest.approx(checkpoint('x/best.pt')['best_loss'])

@@ -186,7 +186,7 @@ def test_a_few_samples_on_one_line_during_training(train):
 def test_the_best_step_is_marked(train):
     """A learning rate that ruins the weights after a good start: the end says what is kept."""
     size = {'max_steps': 40, 'eval_interval': 1}
-    _, _, err = train('bigram', '-o', 'x', '--warmup', 20, '-l', 30, '--patience', 40, **size)
+    _, _, err = train('bigram', '-o', 'x', '--warmup', 20, '-l', 5, '--patience', 40, **size)
     found = re.findall(r'^step +(\d+) \|.* dev loss (\S+)( \| best so far)?$', err, re.M)
     best = (math.inf, 0)
     for step, loss, mark in found:

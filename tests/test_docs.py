@@ -295,6 +295,21 @@ def test_the_first_screen_has_the_two_commands():
     assert f'{install} && python -m pytest' in screen
 
 
+@pytest.mark.slow
+def test_the_output_in_the_readme_is_that_of_the_program(run, tmp_path):
+    """Counting gives the same numbers everywhere; on a terminal both streams are mixed."""
+    (tmp_path / 'names.txt').write_bytes((ROOT / 'names.txt').read_bytes())
+    (block,) = re.findall(r'^\$ python makemore.py (.*?)^```', README, re.MULTILINE | re.DOTALL)
+    line, *shown = block.splitlines()
+    result = run(*line.split())
+    assert result.code == 0
+    for stream in (result.out, result.err):
+        # the last line names the program, which here is in another folder
+        printed = [line for line in stream.splitlines() if 'sample more with:' not in line]
+        assert printed == [line for line in shown if line in printed]
+    assert len(shown) == len(result.out.splitlines()) + len(result.err.splitlines())
+
+
 def linked_files(text):
     """The paths in the links of a text; not those to the web or within the text."""
     targets = re.findall(r'\]\(((?!http|#)[^)\s]+)\)', text)

@@ -269,7 +269,7 @@ def report(test: Callable, lecture: str, write: bool) -> bool:
             rows.append(row)
             print(' | '.join(row[column] for column in COLUMNS).rstrip(' |'), flush=True)
     except pytest.skip.Exception as reason:
-        print(f'{test.__name__} | | | not run here: {reason}')
+        print(f'not run here: {reason}')
         return True
     if write:
         store(lecture, test.__name__, rows)

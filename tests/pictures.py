@@ -1,13 +1,13 @@
 """
-The README's pictures of TensorBoard: runs, a real TensorBoard over them, and Chromium.
+The README's pictures: runs, their own pictures, and a real TensorBoard over them in Chromium.
 
     python tests/pictures.py                 all of them, into tests/pictures/, in a few minutes
-    python tests/pictures.py curves hparams  only these
+    python tests/pictures.py curves updates  only these
     python tests/pictures.py --runs FOLDER   of runs that are there already, or are to be kept
 
 Chromium runs without a window and is told what to do over a pipe (its DevTools protocol), so
-nothing has to be installed for that. Another picture is one line in PICTURES, and the command of
-its run in RUNS.
+nothing has to be installed for that. Another picture is one line in SCREENSHOTS or COPIES, and the
+command of its run in RUNS.
 """
 
 import argparse
@@ -31,12 +31,11 @@ HERE = Path(__file__).resolve().parent
 
 # Folder below that of the runs, and the command that fills it.
 RUNS = {
-    'sweep/rate-1e-4': '--type mlp --max-steps 2000 --eval-interval 100 -l 1e-4',
-    'sweep/rate-1e-3': '--type mlp --max-steps 2000 --eval-interval 100 -l 1e-3',
-    'sweep/rate-1e-2': '--type mlp --max-steps 2000 --eval-interval 100 -l 1e-2',
-    'diagnostics/rate-5e-3': '--type mlp --max-steps 1000 --diagnose 100',
-    'diagnostics/rate-too-high': '--type mlp --max-steps 1000 --diagnose 100 -l 0.3',
-    'embedding/mlp': '--type mlp --max-steps 10000',
+    'sweep/ngram': '--type ngram',
+    'sweep/rate-1e-4': '--type mlp --max-steps 1000 --eval-interval 100 -l 1e-4',
+    'sweep/rate-1e-3': '--type mlp --max-steps 1000 --eval-interval 100 -l 1e-3',
+    'sweep/rate-1e-2': '--type mlp --max-steps 1000 --eval-interval 100 -l 1e-2',
+    'diagnostics/bn-mlp': '--type bn-mlp --max-steps 1000 --diagnose 100',
 }
 
 # -----------------------------------------------------------------------------
@@ -56,18 +55,8 @@ FIND_ALL = """
 CLOSE_SIDE_PANE = """
     all("button[aria-label='Close side pane']").forEach(e => e.click());
 """
-SELECT_COLUMNS = """
-    const boxes = all(".hparam-checkbox, .metric-checkbox");
-    const wanted = e => /learning_rate|train|dev|test|novelty/.test(e.textContent);
-    if (!boxes.length) throw "no table yet";
-    boxes.filter(e => e.checked != wanted(e)).forEach(e => e.click());
-"""
-# In two dimensions; a point that is selected shows its label.
-SHOW_LABELS = """
-    const map = all("vz-projector")[0], n = map.dataSet.points.length;
-    if (map.dataSet.points.some(p => p.metadata.label === undefined)) throw "no labels yet";
-    all("#z-checkbox").filter(e => e.checked).forEach(e => e.click());
-    setTimeout(() => map.notifySelectionChanged([...Array(n).keys()]), 1000);
+WAIT_FOR_TABLE = """
+    if (!all(".hparam-checkbox").length) throw "no table yet";
 """
 
 
@@ -80,16 +69,14 @@ class Picture(NamedTuple):
     script: str
 
 
-LOSSES = '?tagFilter=loss&smoothing=0#timeseries'
-ACTIVATIONS = '?tagFilter=^activation#timeseries'
-SATURATION = '?tagFilter=saturated#timeseries'
-PICTURES = {
-    'curves': Picture('sweep', LOSSES, (1160, 590), CLOSE_SIDE_PANE),
-    'histograms': Picture('diagnostics', ACTIVATIONS, (1160, 480), CLOSE_SIDE_PANE),
-    'saturation': Picture('diagnostics', SATURATION, (1160, 490), CLOSE_SIDE_PANE),
-    'hparams': Picture('sweep', '#hparams', (1260, 320), SELECT_COLUMNS),
-    'projector': Picture('embedding', '#projector', (1160, 760), SHOW_LABELS),
+LOSSES = '?tagFilter=^loss&runFilter=/&smoothing=0#timeseries'
+SCREENSHOTS = {
+    'curves': Picture('sweep', LOSSES, (900, 640), CLOSE_SIDE_PANE),
+    'hparams': Picture('sweep', '#hparams', (1500, 320), WAIT_FOR_TABLE),
 }
+
+# Pictures that lie in the folder of a run.
+COPIES = {'activations': 'diagnostics/bn-mlp', 'updates': 'diagnostics/bn-mlp'}
 
 
 def train_missing_runs(folder: Path, wanted: set[str]):
@@ -193,15 +180,18 @@ def start_tensorboard(folder: Path) -> tuple[subprocess.Popen, str]:
 
 
 def take_and_save(browser: Chromium, name: str, runs: Path, out: Path, settle: float):
-    """Take one of PICTURES and save it."""
-    picture = PICTURES[name]
+    """Take one of SCREENSHOTS and save it."""
+    picture = SCREENSHOTS[name]
     process, address = start_tensorboard(runs / picture.runs)
     try:
         image = browser.take_picture(address + picture.page, picture, settle)
     finally:
         process.terminate()
-    path = out / f'{name}.png'
-    # 64 colours are enough, and make the file a third as large
+    save(image, out / f'{name}.png')
+
+
+def save(image: Image.Image, path: Path):
+    """Save a picture in 64 colours: they are enough, and make the file a third as large."""
     few_colours = image.convert('RGB').quantize(64, dither=Image.Dither.NONE)
     few_colours.save(path, optimize=True)
     print(f'{path}: {path.stat().st_size:,} bytes')
@@ -218,7 +208,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    all_names = ', '.join(PICTURES)
+    all_names = ', '.join([*SCREENSHOTS, *COPIES])
     parser.add_argument('names', nargs='*', metavar='NAME', help=f'{all_names} (default: all)')
     parser.add_argument('--runs', type=Path, help='folder of the runs (default: a temporary one)')
     parser.add_argument(
@@ -232,17 +222,23 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> str | None:
     args = parse_args()
-    names = args.names or list(PICTURES)
+    names = args.names or [*SCREENSHOTS, *COPIES]
     program = find_chromium()
     if not program:
         return 'found no Chromium, so there are no pictures: apt-get install chromium'
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         runs = (args.runs or Path(scratch) / 'runs').resolve()
-        train_missing_runs(runs, {PICTURES[name].runs for name in names})
+        copies = [name for name in names if name in COPIES]
+        screenshots = [name for name in names if name not in COPIES]
+        wanted = {SCREENSHOTS[name].runs for name in screenshots}
+        wanted |= {COPIES[name].split('/')[0] for name in copies}
+        train_missing_runs(runs, wanted)
         args.out.mkdir(parents=True, exist_ok=True)
+        for name in copies:
+            save(Image.open(runs / COPIES[name] / f'{name}.png'), args.out / f'{name}.png')
         browser = Chromium(program, f'{scratch}/profile')
         try:
-            for name in names:
+            for name in screenshots:
                 take_and_save(browser, name, runs, args.out, args.settle)
         finally:
             browser.process.terminate()

@@ -230,7 +230,8 @@ def test_the_commands_of_the_pictures_parse():
     for command in pictures.RUNS.values():
         check_args(shlex.split(command))
     folders = {name.split('/')[0] for name in pictures.RUNS}
-    assert folders == {picture.runs for picture in pictures.PICTURES.values()}
+    shown = {picture.runs for picture in pictures.SCREENSHOTS.values()}
+    assert folders == shown | {run.split('/')[0] for run in pictures.COPIES.values()}
 
 
 def test_there_are_commands_to_check():

@@ -226,6 +226,7 @@ class Config:
     top_k: int | None = option('sampling', None, 'keep the k most probable tokens', (1, None))
     top_p: float | None = option('sampling', None, 'nucleus sampling probability', (1e-9, 1))
     new_only: bool = option('sampling', False, 'skip samples that are in the data, and repeats')
+    match: str = option('sampling', '', "only samples with this regular expression: '^s.*a$'")
 
     device: str = option('machine', 'auto', 'auto, cpu, cuda, cuda:N or mps')
     threads: int | None = option('training', None, 'CPU threads', (1, 512), automatic='1')
@@ -270,6 +271,14 @@ def convert_value(name: str, value: Any) -> Any:
     return value
 
 
+def check_pattern(pattern: str):
+    """Refuse what is no regular expression."""
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise UserError(f'--match {pattern}: {error}') from None
+
+
 def check_value(name: str, value: Any) -> Any:
     """The value of a setting, converted and within its limits; otherwise a UserError."""
     value = convert_value(name, value)
@@ -281,6 +290,8 @@ def check_value(name: str, value: Any) -> Any:
         if not lowest <= value <= (highest or sys.float_info.max):
             at_most = f' and at most {highest}' if highest else ''
             raise UserError(f'{flag_of(name)} {value}: must be at least {lowest}{at_most}')
+    if name == 'match':
+        check_pattern(value)
     choices = list(MODELS) if name == 'type' else SETTINGS[name].metadata.get('choices')
     if choices and value not in choices:
         hint = suggest(value, choices)
@@ -310,6 +321,8 @@ def resolve_config(cli_args: dict, saved_settings: dict | None = None) -> Config
     if cli_args.get('backprop') == 'micrograd':
         preferred['dropout'] = 0.0  # micrograd has no dropout
     config = Config(**{**preferred, **settings})
+    if config.text and config.match:
+        raise UserError(f'--match {config.match} works with lists only, not with --text')
     for name in SIZES:
         if getattr(config, name) is None and model_type != 'mix':
             raise UserError(f'{flag_of(name)} none: expected a number')
@@ -2111,14 +2124,17 @@ def sample_forever(
         n = min(2 * n, LARGEST_BATCH)
 
 
-def leave_out(samples: Iterable[str], unwanted: set[str], repeats: bool = False) -> Iterator[str]:
-    """The samples that are not unwanted; stops when hardly any are left.
+def leave_out(
+    samples: Iterable[str], unwanted: set[str], repeats: bool = False, pattern: str = ''
+) -> Iterator[str]:
+    """The samples that match the pattern and are not unwanted; stops when hardly any are left.
 
     With `repeats` a sample that came before is unwanted, too.
     """
+    search = re.compile(pattern).search
     n_failures = 0
     for text in samples:
-        if text in unwanted:
+        if text in unwanted or not search(text):
             n_failures += 1
             if n_failures == MAX_FAILURES:
                 return
@@ -2137,32 +2153,38 @@ def sample(
     prompt: str = '',
     seed: int = 3407,
     new_only: bool = False,
+    match: str = '',
     length: int | None = None,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> list[str]:
-    """n samples, none of them empty; fewer if the model has no more, or no more new ones.
+    """n samples, none of them empty; fewer if the model has no more that are wanted.
 
-    The same seed gives the same samples. The arguments are those of the command line.
+    With new_only they are not in the data. With match they are those of all samples in which the
+    regular expression is found. The same seed gives the same samples. The arguments are those of
+    the command line.
     """
     unwanted = {''}
     if new_only:
         unwanted.update(dataset.train_lines, dataset.heldout_lines)
     n = check_value('num_samples', n)
     seed = check_value('seed', seed)
+    match = check_value('match', match)
     how = {'prompt': prompt, 'length': length}
     how |= {'temperature': temperature, 'top_k': top_k, 'top_p': top_p}
     how = {name: check_value(name, value) for name, value in how.items()}
     with eval_mode(model):
         samples = sample_forever(model, dataset, seed, **how)
-        shown = {'total': None if new_only else n, 'unit': ' samples', 'delay': 1, 'leave': False}
+        total = None if new_only or match else n
+        shown = {'total': total, 'unit': ' samples', 'delay': 1, 'leave': False}
         with progress_bar(samples, 'sampling', **shown) as drawn:
-            return list(itertools.islice(leave_out(drawn, unwanted, repeats=new_only), n))
+            wanted = leave_out(drawn, unwanted, repeats=new_only, pattern=match)
+            return list(itertools.islice(wanted, n))
 
 
 def sampling_options(config: Config) -> dict[str, Any]:
-    """The settings that `sample` takes, all but the number of samples and new_only."""
+    """The settings that `sample` takes, all but the number of samples, new_only and match."""
     names = ('prompt', 'seed', 'length', 'temperature', 'top_k', 'top_p')
     return {name: getattr(config, name) for name in names}
 
@@ -2855,7 +2877,8 @@ def print_final_samples(run: Run, writers: dict[str, Any]):
         temperatures.append(0.7)
     n = 1 if run.dataset.is_text else min(SAMPLES_AT_THE_END, run.config.num_samples)
     for temperature in temperatures:
-        samples = sample(run.model, run.dataset, n, **options | {'temperature': temperature})
+        options['temperature'] = temperature
+        samples = sample(run.model, run.dataset, n, match=run.config.match, **options)
         if not samples:
             continue
         print_result(f'samples at temperature {temperature}:')
@@ -3040,6 +3063,15 @@ def report(run: Run, writers: dict[str, Any]):
     if HAVE_EXTRAS and get_rank() == 0:
         show_run(run, result, writers)
     print0(f'sample more with: {command("--sample-only", "-o", run.folder)}')
+    if not dataset.is_text:
+        print0(advise(novelty))
+
+
+def advise(novelty: float) -> str:
+    """What to try if somebody does not like the samples."""
+    if novelty < 0.5:
+        return 'most samples are copies from the data: add --new-only, or --temperature 1.2'
+    return 'too wild: add --temperature 0.7; too tame: add --temperature 1.2 or --new-only'
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -3653,10 +3685,13 @@ def sample_main(cli_args: dict[str, Any], device: torch.device) -> int:
             write_stdout(piece)
         write_stdout('\n')
         return 0
-    texts = sample(model, run.dataset, config.num_samples, new_only=config.new_only, **options)
+    options |= {'new_only': config.new_only, 'match': config.match}
+    texts = sample(model, run.dataset, config.num_samples, **options)
     write_stdout(''.join(f'{text}\n' for text in texts))
     if len(texts) < config.num_samples:
         what = 'new samples' if config.new_only else 'samples that are not empty'
+        if config.match:
+            what += f' and match {config.match}'
         print0(f'found only {len(texts)} {what}; try a higher --temperature')
     return 0
 

@@ -400,3 +400,44 @@ def test_generating_without_a_stop_token(build):
     steps = list(makemore.generate(model, start, generator(), 40, stop_token=None))
     assert len(steps) == 40
     assert all(rows == [0, 1] for rows, _ in steps)
+
+
+# -----------------------------------------------------------------------------
+# --match
+
+
+def test_matching_samples_are_those_of_all_that_match(build):
+    """--match is rejection sampling: the same stream without what does not match."""
+    _, dataset, model = build('ngram')
+    everything = makemore.sample(model, dataset, 3000, seed=5)
+    expected = [text for text in everything if text.startswith('a') and 4 <= len(text) <= 6]
+    found = makemore.sample(model, dataset, 100, seed=5, match='^a.{3,5}$')
+    assert len(found) == 100
+    assert found == expected[:100]
+
+
+def test_the_pattern_may_stand_anywhere_and_beside_other_wishes(build):
+    _, dataset, model = build('ngram')
+    known = {*dataset.train_lines, *dataset.heldout_lines}
+    found = makemore.sample(model, dataset, 20, match='nn', new_only=True, prompt='a')
+    assert len(set(found)) == 20
+    for text in found:
+        assert text.startswith('a') and 'nn' in text and text not in known
+
+
+def test_a_pattern_that_nothing_fits_ends_with_a_line(finished, run, monkeypatch):
+    """Sampling stops after a bounded number of tries."""
+    monkeypatch.setattr(makemore, 'MAX_FAILURES', 200)
+    done = run('--sample-only', '-o', finished('ngram'), '--match', '^[0-9]+$')
+    assert (done.code, done.out) == (0, '')
+    assert 'found only 0 samples' in done.err.splitlines()[-1]
+    assert '^[0-9]+$' in done.err.splitlines()[-1]
+
+
+def test_what_is_no_pattern_is_refused(finished, run):
+    done = run('--sample-only', '-o', finished('ngram'), '--match', 'a[')
+    assert done.code == 2
+    assert 'makemore: --match a[: unterminated character set' in done.err
+    done = run('--text', '--match', 'a')
+    assert done.code == 2
+    assert '--match a works with lists only' in done.err

@@ -9,6 +9,7 @@ file instead of reading it, so memory does not grow with the text.
 import codecs
 import hashlib
 import json
+import mmap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -158,6 +159,16 @@ def write_tokens(
     save(folder / NOTE, lambda file: file.write(content))
 
 
+def map_tokens(path: Path, dtype: torch.dtype) -> torch.Tensor:
+    """The tokens in a file, which stay on the disk until they are used.
+
+    torch.from_file does the same, but not for a path that is not UTF-8.
+    """
+    with open(path, 'rb') as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # the file never changes
+    return torch.frombuffer(mapped, dtype=dtype)
+
+
 def open_tokens(folder: Path, path: str, options: list[Any]) -> TokenFile | None:
     """The tokens in the folder, or None if they are not whole or not those of this text."""
     source = describe_source(path, options)
@@ -169,8 +180,7 @@ def open_tokens(folder: Path, path: str, options: list[Any]) -> TokenFile | None
         if note['source'] != source or note['hash'] != hash_file(folder / TOKENS):
             return None
         dtype = TYPES[note['bytes_per_token']]
-        n_tokens = (folder / TOKENS).stat().st_size // dtype.itemsize
-        tokens = torch.from_file(str(folder / TOKENS), False, n_tokens, dtype=dtype)
+        tokens = map_tokens(folder / TOKENS, dtype)
         return TokenFile(
             tokens, note['n_train_tokens'], note['n_chars'], note['text_hash'], note['dataset']
         )

@@ -303,6 +303,14 @@ def test_odd_file_names(name, names, tmp_path):
     assert (tmp_path / folder / 'result.json').exists()
 
 
+def test_a_token_file_in_a_folder_whose_name_is_not_utf8(run, names, monkeypatch):
+    """torch.from_file does not take such a path: a traceback."""
+    monkeypatch.setattr(makemore, 'LARGE_TEXT', 0)
+    result = run('-i', names, '--text', '--type', 'bigram', *SMALL, '-o', 'caf\udce9')
+    assert result.code == 0, result.err
+    assert Path('caf\udce9/tokens.bin').exists()
+
+
 def test_samples_of_byte_pairs_take_one_line_each(run):
     """A tokenizer that was trained on texts has tokens with line ends in them."""
     from tokenizer import Tokenizer

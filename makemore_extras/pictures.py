@@ -56,7 +56,8 @@ Curve = tuple[list[int], list[float]]  # steps and values
 
 
 def is_installed() -> bool:
-    """Whether matplotlib is there."""
+    """Whether matplotlib is there; if so, it is told to say nothing of its caches and fonts."""
+    logging.getLogger('matplotlib').setLevel(logging.ERROR)
     return importlib.util.find_spec('matplotlib') is not None
 
 
@@ -92,7 +93,6 @@ def find_fonts(letters: str) -> tuple[list[str], str]:
     """Installed font families that have the letters, and the letters that no font has."""
     from matplotlib import font_manager
 
-    logging.getLogger('matplotlib').setLevel(logging.ERROR)  # say nothing of caches and fonts
     families = ['DejaVu Sans']  # comes with matplotlib
     missing = set(letters) - read_characters(font_manager.findfont(families[0]))
     if missing:

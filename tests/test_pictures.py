@@ -1,13 +1,16 @@
 """The pictures of a run: what is drawn, with which letters, and where it is written."""
 
 import ast
+import os
 import struct
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import ROOT
 
 import makemore
 from makemore_extras import pictures
@@ -332,3 +335,16 @@ def test_cells_of_the_bigram_table(drawn):
     }  # fmt: skip
     labels = [label.get_text() for label in axes.get_xticklabels()]
     assert labels == ['.', 'a', 'b']
+
+
+@pytest.mark.slow
+def test_a_home_that_cannot_be_written_is_not_talked_about():
+    """matplotlib warns of its cache, in lines that nobody asked for."""
+    code = (
+        'from makemore_extras import pictures; assert pictures.is_installed(); '
+        'pictures.draw_gradients({})'
+    )
+    env = os.environ | {'MPLCONFIGDIR': f'{os.devnull}/folder'}
+    args = [sys.executable, '-c', code]
+    done = subprocess.run(args, capture_output=True, text=True, check=False, cwd=ROOT, env=env)
+    assert (done.returncode, done.stdout, done.stderr) == (0, '', '')

@@ -538,6 +538,7 @@ def process_group(cli_args: dict[str, Any]) -> Iterator[dict[str, Any]]:
 # data set
 
 MAX_PIECE = 64  # longer lines are cut into pieces, unless --block-size is larger
+SLOW_TO_READ = 2**22  # bytes: reading a larger file takes about a second
 LARGE_TEXT = 2**21  # bytes: the tokens of a larger --text are kept on disk by makemore_extras
 
 
@@ -727,6 +728,8 @@ def read_text(path: str, encoding: str) -> str:
             raise UserError(f'cannot read {path}: it is a device; see -i')
         else:
             raw = Path(path).read_bytes()
+        if len(raw) > SLOW_TO_READ:
+            print0(f'reading {name_input(path)} ({len(raw) / 1e6:.0f} MB)')
         is_utf8 = codecs.lookup(encoding).name == 'utf-8'
         codec = 'utf-8-sig' if is_utf8 else encoding  # utf-8-sig drops the byte order mark
         return io.TextIOWrapper(io.BytesIO(raw), codec).read()  # which turns \r\n and \r into \n
@@ -770,6 +773,7 @@ def load_tokenizer(config: Config, train_texts: Iterable[str]) -> Any:
             return Tokenizer.load(config.tokenizer)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
+            print0(f'learning {config.vocab_size:,} tokens by byte-pair encoding')
             tokenizer = Tokenizer().train(train_texts, config.vocab_size)
     except (OSError, ValueError) as error:
         raise UserError(f'--tokenizer {config.tokenizer}: {error}') from None

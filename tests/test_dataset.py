@@ -4,6 +4,7 @@ import collections
 import io
 import itertools
 import random
+import re
 import sys
 
 import pytest
@@ -426,6 +427,18 @@ def test_classes_of_texts(load):
     assert set(dataset.classify(expected['dev'] + expected['test'])) == {'in dev or test'}
     new = ['0000', '01', '1' * 9, 'snow\N{SNOWMAN}']
     assert dataset.classify(new) == ['new'] * 4
+
+
+def test_a_large_file_is_announced(tmp_path, monkeypatch, capsys):
+    """Reading a million lines takes seconds, in which nothing was shown."""
+    path = tmp_path / 'lines.txt'
+    path.write_text('emma\n' * 300_000)
+    makemore.read_text(str(path), 'utf-8')
+    assert capsys.readouterr().err == ''
+    monkeypatch.setattr(makemore, 'SLOW_TO_READ', 2**20)
+    makemore.read_text(str(path), 'utf-8')
+    # the line ends are two bytes on Windows
+    assert re.fullmatch(r'reading .*lines.txt \(\d MB\)\n', capsys.readouterr().err)
 
 
 def test_reading_from_the_keyboard_says_how_to_end(monkeypatch, capsys):

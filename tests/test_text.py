@@ -95,7 +95,7 @@ def test_training_sees_random_windows_of_train(play):
     config, dataset = load(play, type='transformer', block_size=16)
     x, y, weight = makemore.get_batch(dataset, config, 5)
     assert weight == 1
-    assert x.shape == y.shape == (64, 16)
+    assert x.shape == y.shape == (config.batch_size, 16)
     assert torch.equal(x[:, 1:], y[:, :-1])
     assert torch.equal(x, makemore.get_batch(dataset, config, 5)[0])
     assert not torch.equal(x, makemore.get_batch(dataset, config, 6)[0])

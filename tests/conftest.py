@@ -31,6 +31,11 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason='takes minutes: run with --long'))
 
 
+def most_are_long(names, *few):
+    """All names as parameters of a test; those that are not among the few run with --long only."""
+    return [pytest.param(name, marks=[pytest.mark.long] * (name not in few)) for name in names]
+
+
 class Result(NamedTuple):
     """What a command line answers."""
 

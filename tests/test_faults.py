@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pytest
 from comparing import same_run
+from conftest import most_are_long
 from faults import LostPower, watched
 from forks import assert_loads, assert_one_line, contents, small_run
 
@@ -63,12 +64,7 @@ class Scene(NamedTuple):
         return [*self.args, '--overwrite']
 
 
-OFTEN = ('lines', 'resumed with a token file')  # the others run with --long only
-
-
-@pytest.fixture(
-    params=[pytest.param(kind, marks=[pytest.mark.long] * (kind not in OFTEN)) for kind in KINDS]
-)
+@pytest.fixture(params=most_are_long(KINDS, 'lines', 'resumed with a token file'))
 def scene(request, run, names, tmp_path, monkeypatch):
     """A run of every kind."""
     model_type, has_token_file, has_old_run, more = KINDS[request.param]

@@ -12,6 +12,7 @@ import zipfile
 import pytest
 import torch
 from comparing import checkpoint
+from conftest import most_are_long
 from forks import assert_one_line
 
 import makemore
@@ -199,15 +200,8 @@ def usual_memory(server, finished, tmp_path_factory):
 MODES = {'--sample-only': ['--num-samples', 3], '--resume': ['--max-steps', 1]}
 
 
-def most_are_long(names, *few):
-    """All names as parameters of a test; those that are not among the few run with --long only."""
-    return [pytest.param(name, marks=[pytest.mark.long] * (name not in few)) for name in names]
-
-
 @pytest.mark.parametrize('mode', MODES)
-@pytest.mark.parametrize(
-    'name', most_are_long(BOMBS, 'empty lists', 'tuples in tuples', 'sixty thousand parts')
-)
+@pytest.mark.parametrize('name', most_are_long(BOMBS, 'empty lists', 'sixty thousand parts'))
 def test_a_bomb_takes_no_more_than_its_size_and_100_mb(
     name, mode, usual_memory, finished, go, tmp_path
 ):

@@ -182,7 +182,7 @@ def send_signal(number, frame):
 
 def test_random_command_lines(fork, long):
     """No traceback, no hang, and no other exit code."""
-    n = long(40, 2000)
+    n = long(25, 2000)
     child = fork(plan=[['limit_resources', 10 + n], ['test_hostile_commands:try_commands', n, 1]])
     child.read_note('end', seconds=60 + 2 * n)
     assert child.wait().code == 0, (child.log / 'doing').read_text()

@@ -14,6 +14,7 @@ import signal
 
 import pytest
 from comparing import checkpoint, differences, same_run
+from conftest import most_are_long
 from forks import assert_loads, assert_one_line, small_run
 
 pytestmark = pytest.mark.slow  # each is quick, but there are many
@@ -176,9 +177,9 @@ def printed_command(end):
     return shlex.split(resume)[1:]
 
 
-@pytest.mark.parametrize('number, code', [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize('phase', PHASES)
-def test_a_signal_acts_at_once_in_every_phase(phase, number, code, go, fork, many_names, tmp_path):
+@pytest.mark.parametrize('number', most_are_long([signal.SIGINT, signal.SIGTERM], signal.SIGTERM))
+def test_a_signal_acts_at_once_in_every_phase(phase, number, go, fork, many_names, tmp_path):
     """The first signal waited until an evaluation had ended, which may take minutes.
 
     In the report it ended the run without a word on how to go on.
@@ -187,13 +188,13 @@ def test_a_signal_acts_at_once_in_every_phase(phase, number, code, go, fork, man
     command, one = many_names
     child = fork(*command, '-o', 'two', plan=[['signal_in', function, first_call, number]])
     end = child.wait()
-    assert end.code == code, end
+    assert end.code == 128 + number, end
     assert child.read_note('calls after') <= 1
     assert go(*printed_command(end)).code == 0
     same_run(one, tmp_path / 'two')
 
 
-@pytest.mark.parametrize('name', KILLED)
+@pytest.mark.parametrize('name', most_are_long(KILLED, 'mlp', 'text in a token file'))
 def test_a_run_interrupted_at_any_moment_ends_as_if_nothing_had_been(
     name, undisturbed, go, names, tmp_path, long
 ):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 from comparing import checkpoint, same_run
+from conftest import most_are_long
 from forks import assert_loads, assert_one_line, contents, small_run
 
 pytest_plugins = ['fork_fixtures']
@@ -142,7 +143,7 @@ def owner_of(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize('way', most_are_long(WAYS, 'text in a token file'))
 def test_starts_at_the_same_moment(way, server, alone, texts, long, tmp_path):
     """Two or three runs want a folder: each ends as if it were alone, or is refused in one line.
 

@@ -247,7 +247,7 @@ def our_training(source: str, folder: str, weights: str, steps: int) -> Iterator
     import torch
 
     settings = MAKEMORE_SIZES | {'max_steps': steps, 'dropout': 0.0, 'input_file': NAMES}
-    command = ['--work-dir', folder]
+    command = ['--type', 'transformer', '--work-dir', folder]
     for name, value in settings.items():
         command += [makemore.flag_of(name), str(value)]
     exit_code = makemore.main(command)
@@ -971,10 +971,10 @@ def make_parser() -> argparse.ArgumentParser:
     add('--rows', nargs='+', choices=ROWS, default=list(ROWS), metavar='ROW', help=names)
     add('--rounds', type=int, default=7, help='how often the two take turns (default: 7)')
     add('--scale', type=float, default=1.0, help='below 1: fewer steps, names, lines and bytes')
-    target = '{"type": "transformer", "max_steps": 5000}'
+    target = '{"type": "transformer", "max_steps": 5000, "batch_size": 64, "learning_rate": 2e-3}'
     add('--target', default=target, help=f'our settings in row target (default: {target})')
     add('--most', type=int, default=20000, help='at most so many steps of the peer there')
-    recipe = '{"n_embd": 128, "block_size": 64, "batch_size": 12}'
+    recipe = '{"n_embd": 128, "block_size": 64, "batch_size": 12, "learning_rate": 2e-3}'
     add('--recipe', default=recipe, help=f'our settings in row nanogpt-loss (default: {recipe})')
     add('--worker', nargs=2, help=argparse.SUPPRESS)
     return parser

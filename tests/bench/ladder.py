@@ -40,6 +40,7 @@ GOALS = {
     'bow': 2.15,
     'transformer': 1.96,
 }
+TYPES = [*GOALS, 'mix']
 
 # -----------------------------------------------------------------------------
 # running
@@ -142,9 +143,9 @@ def make_cells(found: dict[str, Any]) -> list[str]:
     ]
     if found['split'] == 'lecture':
         lecture = LECTURE.get(found['type'], '-')
-        goal = GOALS[found['type']]
-        met = 'yes' if found['dev'] <= goal else 'NO'
-        cells += [str(lecture), f'{goal:.3f}', met]
+        goal = GOALS.get(found['type'])
+        met = 'yes' if goal and found['dev'] <= goal else 'NO'
+        cells += [str(lecture), f'{goal:.3f}', met] if goal else ['-', '-', '-']
     return cells
 
 
@@ -167,7 +168,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add('--types', nargs='+', choices=GOALS, default=list(GOALS), help='default: all')
+    add('--types', nargs='+', choices=TYPES, default=TYPES, help='default: all')
     add('--split', nargs='+', choices=('lecture', 'honest'), default=['lecture'])
     folder = Path(tempfile.gettempdir()) / 'makemore-ladder'
     add('--folder', type=Path, default=folder, help=f'runs and rows.json (default: {folder})')

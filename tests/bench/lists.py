@@ -21,7 +21,7 @@ from typing import Any
 from bench_makemore import describe_machine
 from ladder import ROOT, load_rows, run_command, save_rows
 
-ONE_BY_ONE = ['ngram', 'gru', 'lstm', 'rnn', 'wavenet', 'transformer']
+SINGLE_TYPES = ['ngram', 'gru', 'lstm', 'rnn', 'wavenet', 'transformer']
 COLUMNS = ['list', 'lines', 'type', 'dev loss', 'test loss', 'novelty', 'CPU seconds']
 
 
@@ -88,7 +88,7 @@ def main():
     )
     add = parser.add_argument
     add('lists', nargs='+', type=Path, help='files with one item per line')
-    add('--types', nargs='+', default=['mix', *ONE_BY_ONE])
+    add('--types', nargs='+', default=['mix', *SINGLE_TYPES])
     add('--split', choices=('lecture', 'honest'), default='honest')
     add('--seeds', nargs='+', type=int, default=[1, 2, 3])
     folder = Path(tempfile.gettempdir()) / 'makemore-lists'

@@ -172,11 +172,15 @@ class Config:
     dropout: float | None = option('model', 0.0, 'dropout probability', (0, 0.99), **BY_MEMBER)
     smoothing: str = option('model', 'kn', SMOOTHING_HELP, fixed=True)
 
-    batch_size: int = option('training', 64, 'items per step', (1, 2**20), flag='-b')
-    learning_rate: float = option('training', 2e-3, 'peak learning rate', (0, None), flag='-l')
+    batch_size: int = option(
+        'training', 64, 'items per step', (1, 2**20), flag='-b', note='fewer on a short list'
+    )
+    learning_rate: float = option(
+        'training', 2e-3, 'peak learning rate', (0, None), flag='-l', note='less for small batches'
+    )
     weight_decay: float = option('training', 0.1, 'weight decay of matrices', (0, None), flag='-w')
     max_steps: int = option(
-        'training', 10000, 'training steps', (0, 10**9), note='at most 100 epochs'
+        'training', 10000, 'training steps', (0, 10**9), note='fewer on a short list'
     )
     warmup: int | None = option(
         'training', None, 'warmup steps', (0, None), automatic='1/20 of all steps'
@@ -187,7 +191,7 @@ class Config:
     )
     seed: int = option('training', 3407, 'random seed', (0, 2**62), note='fresh for --sample-only')
     eval_interval: int = option(
-        'training', 500, 'steps between evaluations', (1, None), note='less on a short list'
+        'training', 500, 'steps between evaluations', (1, None), note='fewer on a short list'
     )
     patience: int | None = option(
         'training', None, PATIENCE_HELP, (1, None), automatic='a third of all'
@@ -3210,7 +3214,6 @@ MAIN_OPTIONS = (
     'block_size',
     'n_layer',
     'n_embd',
-    'dropout',
     'batch_size',
     'learning_rate',
     'max_steps',
@@ -3224,6 +3227,7 @@ MAIN_OPTIONS = (
     'prompt',
     'temperature',
     'new_only',
+    'match',
 )
 
 
@@ -3234,6 +3238,8 @@ def describe_default(name: str, model_type: str) -> str:
     value = getattr(config, name)
     if value is None:
         value = metadata.get('automatic', '')
+    if name == 'max_steps' and model_type == 'mix':
+        value = 'by member'
     if value == '' or SETTINGS[name].type is bool:
         return ''
     by_type = any(name in cls.preferred_settings for cls in MODELS.values())

@@ -66,6 +66,8 @@ def test_help_shows_the_defaults_that_will_run(model_type):
         if setting.type is bool or name == 'type' or value in (None, ''):
             continue
         by_type = any(name in cls.preferred_settings for cls in makemore.MODELS.values())
+        if (model_type, name) == ('mix', 'max_steps'):
+            value = 'by member'
         default = f'default for {model_type}: {value}' if by_type else f'default: {value}'
         option = re.search(
             rf'{makemore.flag_of(name)} (?:N|X|TEXT|FILE|DIR)\b(.*?)\)(?: -|$)', text

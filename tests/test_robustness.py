@@ -138,7 +138,7 @@ def test_an_interrupted_run_ends_in_the_same_best_model(names, run, monkeypatch)
         patch.setattr(makemore, 'get_batch', stop_at_step_7)
         stopped = run(*args, '-o', 'two')
     assert stopped.code == 143
-    command = stopped.err.splitlines()[-1].split('resume with: python makemore.py ')[1]
+    command = stopped.err.splitlines()[-1].split('makemore.py ')[1]
     assert run(*command.split()).code == 0
     for name in ('best.pt', 'last.pt'):
         assert differences(checkpoint(f'one/{name}'), checkpoint(f'two/{name}')) == []

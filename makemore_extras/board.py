@@ -113,12 +113,18 @@ class EventWriter:
 
 
 def read_curves(folder: Path, pattern: str) -> dict[str, tuple[list[int], list[float]]]:
-    """Steps and values of the curves in a folder whose names match a regular expression."""
+    """Steps and values of the curves in a folder whose names match a regular expression.
+
+    There are none if the name of the folder is not UTF-8: TensorBoard cannot read in such a one.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     # everything, and nothing of what a resumed run has repeated
-    events = EventAccumulator(str(folder), size_guidance={'scalars': 0}).Reload()
     curves = {}
+    try:
+        events = EventAccumulator(str(folder), size_guidance={'scalars': 0}).Reload()
+    except UnicodeEncodeError:
+        return curves
     for name in events.Tags()['scalars']:
         if re.fullmatch(pattern, name):
             points = events.Scalars(name)

@@ -417,3 +417,14 @@ def test_curves_are_read_back_without_what_a_resumed_run_repeats(tmp_path):
         writer.close()
     curves = board.read_curves(tmp_path, 'los.')
     assert curves == {'loss': ([0, 1, 2, 3, 4], [3, 3, 1, 1, 1])}
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='elsewhere names are Unicode')
+def test_a_folder_whose_name_is_not_utf8_has_no_curves(tmp_path):
+    """TensorBoard cannot read in it; once a run was trained and saved, and then failed here."""
+    folder = tmp_path / 'caf\udce9'
+    folder.mkdir()
+    writer = board.EventWriter(folder)
+    writer.add_scalar('loss', 1.0, 1)
+    writer.close()
+    assert board.read_curves(folder, 'loss') == {}

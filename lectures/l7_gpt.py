@@ -150,7 +150,8 @@ def test_scaling():
 
 def make_block(n_head=4, n_layer=3):
     """makemore's block with 32 channels."""
-    settings = {'n_head': n_head, 'n_embd': 32, 'n_layer': n_layer, 'dropout': 0.0}
+    settings = {'type': 'transformer', 'n_head': n_head, 'n_embd': 32, 'n_layer': n_layer}
+    settings['dropout'] = 0.0
     return makemore.Block(makemore.resolve_config(settings))
 
 
@@ -298,7 +299,8 @@ def test_small_gpt():
     """And makemore's transformer, at the size that nanoGPT has for a laptop: 4 blocks, 128
     channels, 64 characters?
     """
-    flags = '--text --block-size 64 --n-embd 128 --dropout 0 -b 12 --max-steps 2000'
+    flags = '--text --type transformer --block-size 64 --n-embd 128 --dropout 0 -b 12'
+    flags += ' --max-steps 2000'
     with tempfile.TemporaryDirectory() as folder:
         path = str(shared_data('tinyshakespeare.txt'))
         makemore.main(['-i', path, '-o', folder, *flags.split()])
@@ -322,14 +324,15 @@ def test_addition():
     """Exercise 2: can it learn to add two numbers below 100? (the answer is written backwards, as
     one adds by hand)
     """
-    flags = '--split lecture --dropout 0 --max-steps 4000 --sample-interval none'
+    flags = '--type transformer --split lecture --dropout 0 --max-steps 4000'
+    flags += ' --sample-interval none'
     with tempfile.TemporaryDirectory() as folder:
         sums = Path(folder, 'sums.txt')
         out = str(Path(folder, 'out'))
         write_sums(sums)
         makemore.main(['-i', str(sums), '-o', out, *flags.split()])
         model, _ = makemore.load(out)
-        _, dataset = load_data(input_file=str(sums))
+        _, dataset = load_data(input_file=str(sums), type='transformer')
     x, y = makemore.pad_batch(dataset.tokens, dataset.spans['dev'])
     with torch.no_grad():
         # what comes after the equals sign

@@ -324,7 +324,7 @@ def resolve_config(cli_args: dict, saved_settings: dict | None = None) -> Config
     preferred = {'type': model_type, **MODELS[model_type].preferred_settings}
     if cli_args.get('backprop') == 'micrograd':
         preferred['dropout'] = 0.0  # micrograd has no dropout
-    config = Config(**{**preferred, **settings})
+    config = Config(**(preferred | settings))
     if config.text and config.match:
         raise UserError(f'--match {config.match} works with lists only, not with --text')
     for name in SIZES:
@@ -391,6 +391,7 @@ def escape_control_chars(text: str, stream: Any) -> str:
     if not stream.isatty():
         return text
     control_chars = r'[\x00-\x08\x0b-\x1f\x7f-\x9f]'  # all but tab and newline
+    # repr writes an escape in quotes: [1:-1] drops them
     return re.sub(control_chars, lambda match: repr(match[0])[1:-1], text)
 
 
@@ -562,7 +563,7 @@ class CharTokenizer:
         unknown = sorted(set(text) - self.token_of.keys())
         if unknown:
             lower = text.lower()
-            if not set(lower) - self.token_of.keys():
+            if set(lower) <= self.token_of.keys():
                 hint = f'try {reprlib.repr(lower)}'
                 raise UserError(f'{unknown[0]!r} is not in the vocabulary; {hint}')
             known = reprlib.repr(self.chars) if len(self.chars) > 500 else repr(self.chars)
@@ -592,11 +593,18 @@ def code_points(text: str) -> torch.Tensor:
     return torch.frombuffer(raw, dtype=torch.int32)
 
 
+EMPTY = torch.zeros(0, dtype=torch.int64)
+
+
 class Spans(NamedTuple):
     """Slices of the flat token tensor: where each starts, and how many targets it has."""
 
-    starts: torch.Tensor
-    lengths: torch.Tensor
+    starts: torch.Tensor = EMPTY
+    lengths: torch.Tensor = EMPTY
+
+    def select(self, rows: torch.Tensor | slice) -> 'Spans':
+        """The spans with these row numbers."""
+        return Spans(self.starts[rows], self.lengths[rows])
 
 
 @dataclass(repr=False)
@@ -793,15 +801,22 @@ def smallest_int_type(vocab_size: int) -> torch.dtype:
     return torch.int16 if vocab_size <= 2**15 else torch.int32
 
 
-def split_lines(n_lines: int, split: str) -> dict[str, list[int]]:
+def split_lines(lines: Sequence[str], split: str) -> dict[str, list[int]]:
     """Shuffled line numbers for train, dev and test. They do not depend on --seed."""
-    order = list(range(n_lines))
+    order = list(range(len(lines)))
     random.Random(42).shuffle(order)
     if split == 'all':
         return {'train': order, 'dev': order, 'test': []}
-    train_end = max(1, int(0.8 * n_lines))
-    dev_end = max(1, int(0.9 * n_lines))
-    return {'train': order[:train_end], 'dev': order[train_end:dev_end], 'test': order[dev_end:]}
+    train_end = max(1, int(0.8 * len(lines)))
+    dev_end = max(1, int(0.9 * len(lines)))
+    train = order[:train_end]
+    dev = order[train_end:dev_end]
+    test = order[dev_end:]
+    if split == 'honest':
+        in_train = {lines[row] for row in train}
+        dev = [row for row in dev if lines[row] not in in_train]
+        test = [row for row in test if lines[row] not in in_train]
+    return {'train': train, 'dev': dev, 'test': test}
 
 
 def encode_lines(lines: list[str], tokenizer: Any) -> torch.Tensor:
@@ -828,15 +843,11 @@ def load_lines(config: Config) -> CharDataset:
         name = name_input(config.input_file)
         raise UserError(f'{name} is empty or blank: expected one item per line')
 
-    rows = split_lines(len(lines), config.split)
+    rows = split_lines(lines, config.split)
     train_lines = [lines[row] for row in rows['train']]
-    n_removed = 0
-    if config.split == 'honest':
-        in_train = set(train_lines)
-        for name in ('dev', 'test'):
-            kept = [row for row in rows[name] if lines[row] not in in_train]
-            n_removed += len(rows[name]) - len(kept)
-            rows[name] = kept
+    heldout_lines = []
+    if config.split != 'all':
+        heldout_lines = [lines[row] for row in rows['dev'] + rows['test']]
 
     if config.tokenizer == 'char':
         tokenizer = CharTokenizer(''.join(sorted(set(''.join(lines)))))
@@ -846,18 +857,20 @@ def load_lines(config: Config) -> CharDataset:
 
     # a line starts at the boundary before it; its targets are its tokens and the boundary after it
     boundaries = (tokens == 0).nonzero().flatten()  # (n_lines + 1,)
-    starts = boundaries[:-1]
-    lengths = boundaries.diff()
-    dataset = CharDataset(tokenizer, max_len=int(lengths.max()) - 1, train_lines=train_lines)
-    dataset.tokens = tokens
+    all_spans = Spans(boundaries[:-1], boundaries.diff())
+    spans = {}
     for name, numbers in rows.items():
-        index = torch.tensor(numbers, dtype=torch.int64)
-        dataset.spans[name] = Spans(starts[index], lengths[index])
-    if config.split != 'all':
-        dataset.heldout_lines = [lines[row] for row in rows['dev'] + rows['test']]
-    dataset.n_chars = sum(map(len, lines)) + len(lines)
-    dataset.n_removed = n_removed
-    return dataset
+        spans[name] = all_spans.select(torch.tensor(numbers, dtype=torch.int64))
+    return CharDataset(
+        tokenizer,
+        max_len=int(all_spans.lengths.max()) - 1,
+        train_lines=train_lines,
+        heldout_lines=heldout_lines,
+        tokens=tokens,
+        spans=spans,
+        n_chars=sum(map(len, lines)) + len(lines),
+        n_removed=len(lines) - len(train_lines) - len(heldout_lines),
+    )
 
 
 def one_span(start: int, end: int) -> Spans:
@@ -887,17 +900,16 @@ def load_text(config: Config) -> CharDataset:
         rest = tokenizer.encode_ordinary(text[n_train:])
         n_train = len(train)
         tokens = torch.tensor(train + rest)
-    dataset = CharDataset(tokenizer, max_len=n_train, is_text=True)
-    dataset.text_hash = hashlib.blake2b(text.encode('utf-8', 'surrogatepass')).hexdigest()
-    dataset.tokens = tokens.to(smallest_int_type(tokenizer.vocab_size))
-    dataset.n_chars = len(text)
-    nothing = torch.zeros(0, dtype=torch.int64)
-    dataset.spans = {
-        'train': one_span(0, n_train),
-        'dev': one_span(n_train, len(tokens)),
-        'test': Spans(nothing, nothing),
-    }
-    return dataset
+    spans = {'train': one_span(0, n_train), 'dev': one_span(n_train, len(tokens)), 'test': Spans()}
+    return CharDataset(
+        tokenizer,
+        max_len=n_train,
+        is_text=True,
+        text_hash=hashlib.blake2b(text.encode('utf-8', 'surrogatepass')).hexdigest(),
+        tokens=tokens.to(smallest_int_type(tokenizer.vocab_size)),
+        spans=spans,
+        n_chars=len(text),
+    )
 
 
 def is_large_text(config: Config) -> bool:
@@ -945,14 +957,13 @@ def load_large_text(config: Config, folder: Path) -> CharDataset:
         )
 
     n_train = found.n_train_tokens
-    nothing = torch.zeros(0, dtype=torch.int64)
     dataset = restore_dataset(found.dataset | {'max_len': n_train, 'text_hash': found.text_hash})
     dataset.tokens = found.tokens
     dataset.n_chars = found.n_chars
     dataset.spans = {
         'train': Spans(*longtext.evaluation_spans(0, n_train)),
         'dev': Spans(*longtext.evaluation_spans(n_train, len(found.tokens))),
-        'test': Spans(nothing, nothing),
+        'test': Spans(),
     }
     return dataset
 
@@ -1004,7 +1015,7 @@ def load_data(config: Config, folder: Path | None = None) -> tuple[Config, CharD
     block_size = model.choose_block_size(config, min(dataset.max_len, MAX_PIECE - 1))
     print0(describe_dataset(config, dataset))
 
-    size = max(block_size, model.max_piece or 0)
+    size = max(block_size, model.piece_size)
     if dataset.max_len >= size:
         for split, spans in dataset.spans.items():
             dataset.spans[split] = cut_spans(spans, size)
@@ -1066,17 +1077,17 @@ def get_batch(
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Inputs and targets of this process at a step, and the weight of their loss.
 
-    With several processes each takes its part of the global batch. Their gradients are averaged,
-    so each loss is weighted by its share of all targets: the sum is the loss of the whole batch.
+    With several processes each takes a part of the global batch. Gradients are averaged over
+    processes, so the loss of each is weighted by n_ranks times its share of the targets: the
+    average is then the gradient of the whole batch.
     """
     spans = choose_spans(dataset, config, step)
     n_ranks = get_world_size()
-    mine = slice(get_rank(), None, n_ranks)  # every n_ranks-th span, starting from this rank
-    lengths = spans.lengths[mine]
+    mine = spans.select(slice(get_rank(), None, n_ranks))  # every n_ranks-th, from this rank on
     weight = 1.0
     if n_ranks > 1:
-        weight = n_ranks * float(lengths.sum() / spans.lengths.sum())
-    x, y = pad_batch(dataset.tokens, Spans(spans.starts[mine], lengths), device)
+        weight = n_ranks * float(mine.lengths.sum() / spans.lengths.sum())
+    x, y = pad_batch(dataset.tokens, mine, device)
     return x, y, weight
 
 
@@ -1116,7 +1127,7 @@ class LanguageModel(nn.Module):
     starts_uniform = True  # before training all tokens are about equally probable
     needs_float64 = False
     context: int | None = None  # how many tokens back the model sees; None: all of them
-    max_piece: int | None = None  # lines longer than this and the block size are cut
+    piece_size = 0  # lines are cut into pieces of this size, or of the block size if that is larger
 
     @classmethod
     def choose_block_size(cls, config: Config, max_len: int) -> int:
@@ -1192,8 +1203,8 @@ MAX_PAIRS = 2**25  # different n-grams of one length that may be held in memory
 class Counts(NamedTuple):
     """Different (context, next token) pairs, sorted, and how often each occurs."""
 
-    pairs: torch.Tensor
-    counts: torch.Tensor
+    pairs: torch.Tensor = EMPTY
+    counts: torch.Tensor = EMPTY
 
 
 def count_pairs(pairs: torch.Tensor) -> Counts:
@@ -1286,7 +1297,7 @@ class NGram(LanguageModel):
     is_counted = True
     starts_uniform = False
     needs_float64 = True
-    max_piece = 2**12  # counting has no reason to cut a line short
+    piece_size = 2**12  # counting has no reason to cut a line short
 
     def __init__(self, config: Config, vocab_size: int):
         super().__init__()
@@ -1299,9 +1310,8 @@ class NGram(LanguageModel):
                 'fit into a 64-bit number; choose a smaller one'
             )
         self.register_buffer('discount', torch.tensor(0.75, dtype=torch.float64))
-        nothing = torch.zeros(0, dtype=torch.int64)
         self.tables = nn.ModuleList(
-            PairTable(vocab_size, nothing, nothing) for _ in range(self.context + 1)
+            PairTable(vocab_size, *Counts()) for _ in range(self.context + 1)
         )
 
     def contexts(self, idx: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -1333,12 +1343,11 @@ class NGram(LanguageModel):
         """
         spans = dataset.spans['train']
         if dataset.is_text:  # all of it, even if the other models are evaluated on a part
-            spans = cut_spans(one_span(0, dataset.max_len), self.max_piece)
-        nothing = torch.zeros(0, dtype=torch.int64)
-        counts = [Counts(nothing, nothing) for _ in range(self.context + 1)]
+            spans = cut_spans(one_span(0, dataset.max_len), self.piece_size)
+        counts = [Counts() for _ in range(self.context + 1)]
         batch_size = max(1, COUNTED_AT_ONCE // int(spans.lengths.max()))
         for rows in torch.arange(len(spans.starts)).split(batch_size):
-            x, y = pad_batch(dataset.tokens, Spans(spans.starts[rows], spans.lengths[rows]))
+            x, y = pad_batch(dataset.tokens, spans.select(rows))
             n_seen = torch.arange(1, x.size(1) + 1).clamp(max=self.context)  # (T,)
             for k, context in enumerate(self.contexts(x)):
                 pairs = context * self.vocab_size + y  # (B, T)
@@ -1366,7 +1375,7 @@ class NGram(LanguageModel):
         spans = dataset.spans['dev']
         n_tokens = len(spans.starts) * int(spans.lengths.max())
         stride = 1 + n_tokens // 2**17
-        sample = Spans(spans.starts[::stride], spans.lengths[::stride])
+        sample = spans.select(slice(None, None, stride))
         x, y = pad_batch(dataset.tokens, sample)
         found = self.look_up(x, y.clamp(min=0)[:, :, None])
         discounts = torch.arange(0.5, 1, 0.02, dtype=torch.float64)
@@ -1445,7 +1454,7 @@ class WindowModel(LanguageModel):
     `net` is the lecture's stack of layers: it maps tokens (N, block_size) to logits (N, V).
     """
 
-    max_piece = MAX_PIECE
+    piece_size = MAX_PIECE
 
     def __init__(self, config: Config, *layers: nn.Module):
         super().__init__()

@@ -1201,7 +1201,7 @@ MAX_PAIRS = 2**25  # different n-grams of one length that may be held in memory
 
 
 class Counts(NamedTuple):
-    """Different (context, next token) pairs, sorted, and how often each occurs."""
+    """Distinct (context, next token) pairs, sorted, and how often each occurs."""
 
     pairs: torch.Tensor = EMPTY
     counts: torch.Tensor = EMPTY
@@ -1240,12 +1240,12 @@ class PairTable(nn.Module):
         self.register_load_state_dict_pre_hook(resize_table)
 
     def lookup(self, contexts: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """For each context: count of the token, count of all tokens, number of different ones."""
+        """How often the token followed each context, how often any did, how many distinct ones."""
         first_pair = contexts * self.vocab_size
         begin = torch.searchsorted(self.pairs, first_pair)
         end = torch.searchsorted(self.pairs, first_pair + self.vocab_size)
         total = self.cumulative[end] - self.cumulative[begin]
-        n_different = end - begin
+        n_distinct = end - begin
 
         pair = first_pair + tokens
         begin = torch.searchsorted(self.pairs, pair)
@@ -1253,7 +1253,7 @@ class PairTable(nn.Module):
             self.pairs, pair, right=True
         )  # end == begin if the pair never occurred
         count = self.cumulative[end] - self.cumulative[begin]
-        return count.double(), total.double(), n_different.double()
+        return count.double(), total.double(), n_distinct.double()
 
 
 def resize_table(table: PairTable, state_dict: dict[str, Any], prefix: str, *_: Any):
@@ -1283,7 +1283,7 @@ class NGram(LanguageModel):
     Kneser-Ney). A discount D is taken from every count, and what it frees goes to the shorter
     context:
 
-        p(w | context) = (max(count - D, 0) + D * n_different * p(w | shorter context)) / total
+        p(w | context) = (max(count - D, 0) + D * n_distinct * p(w | shorter context)) / total
 
     The longest contexts use plain counts. A shorter one counts in how many different longer
     contexts a pair occurred, because it matters most where the longer one was never seen:
@@ -1328,14 +1328,14 @@ class NGram(LanguageModel):
     @torch.no_grad()
     def fit(self, dataset: CharDataset):
         """Count train, and choose the discount that predicts dev best."""
-        counts = self.count(dataset)
+        counts = self.count_longest_contexts(dataset)
         if self.add_k is None:
-            counts = self.count_contexts(counts)
+            self.add_shorter_contexts(counts)
         self.tables = nn.ModuleList(PairTable(self.vocab_size, *c) for c in counts)
         if self.add_k is None and len(dataset.spans['dev'].starts):
             self.discount = self.choose_discount(dataset)
 
-    def count(self, dataset: CharDataset) -> list[Counts]:
+    def count_longest_contexts(self, dataset: CharDataset) -> list[Counts]:
         """Counts by context length.
 
         Every target is counted with its longest context. That is shorter than the block size only
@@ -1348,10 +1348,11 @@ class NGram(LanguageModel):
         batch_size = max(1, COUNTED_AT_ONCE // int(spans.lengths.max()))
         for rows in torch.arange(len(spans.starts)).split(batch_size):
             x, y = pad_batch(dataset.tokens, spans.select(rows))
-            n_seen = torch.arange(1, x.size(1) + 1).clamp(max=self.context)  # (T,)
+            # of the longest context at each position
+            length = torch.arange(1, x.size(1) + 1).clamp(max=self.context)  # (T,)
             for k, context in enumerate(self.contexts(x)):
                 pairs = context * self.vocab_size + y  # (B, T)
-                counted = pairs[(y >= 0) & (n_seen == k)]
+                counted = pairs[(y >= 0) & (length == k)]
                 counts[k] = merge_counts(counts[k], count_pairs(counted))
                 if len(counts[k].pairs) > MAX_PAIRS:
                     raise UserError(
@@ -1360,15 +1361,12 @@ class NGram(LanguageModel):
                     )
         return counts
 
-    def count_contexts(self, counts: list[Counts]) -> list[Counts]:
+    def add_shorter_contexts(self, counts: list[Counts]):
         """Kneser-Ney's counts: a pair counts once for each longer context that it was seen in."""
-        completed = [counts[-1]]
         for k in reversed(range(self.context)):
-            longer = completed[0]
-            without_oldest_token = longer.pairs % self.vocab_size ** (k + 1)
-            merged = merge_counts(counts[k], count_pairs(without_oldest_token))
-            completed.insert(0, merged)
-        return completed
+            # a pair with a context of k + 1 tokens has k + 2 digits; the first is the oldest token
+            shortened = counts[k + 1].pairs % self.vocab_size ** (k + 1)
+            counts[k] = merge_counts(counts[k], count_pairs(shortened))
 
     def choose_discount(self, dataset: CharDataset) -> torch.Tensor:
         """The discount with the lowest loss on dev, or on an even sample of a large dev split."""
@@ -1377,51 +1375,55 @@ class NGram(LanguageModel):
         stride = 1 + n_tokens // 2**17
         sample = spans.select(slice(None, None, stride))
         x, y = pad_batch(dataset.tokens, sample)
-        found = self.look_up(x, y.clamp(min=0)[:, :, None])
+        statistics = self.lookup_all_lengths(x, y.clamp(min=0)[:, :, None])
         discounts = torch.arange(0.5, 1, 0.02, dtype=torch.float64)
         losses = []
         for discount in discounts:
-            p = self.interpolate(found, discount)[:, :, 0]  # (B, T)
+            p = self.interpolate(statistics, discount)[:, :, 0]  # (B, T)
             losses.append(-p[y >= 0].log().mean())
         return discounts[torch.stack(losses).argmin()]
 
     # probabilities
 
-    def look_up(self, idx: torch.Tensor, tokens: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+    def lookup_all_lengths(
+        self, idx: torch.Tensor, tokens: torch.Tensor
+    ) -> list[tuple[torch.Tensor, ...]]:
         """The counts of some tokens (B, T, M) after idx (B, T), for each context length."""
         position = torch.arange(idx.size(1), device=idx.device)[:, None]  # (T, 1)
-        found = []
+        statistics = []
         for k, context in enumerate(self.contexts(idx)):
-            count, total, n_different = self.tables[k].lookup(context[:, :, None], tokens)
+            count, total, n_distinct = self.tables[k].lookup(context[:, :, None], tokens)
             # a context of k tokens exists from position k - 1 on
             total = total.masked_fill(position < k - 1, 0)  # (B, T, 1)
-            found.append((count, total, n_different))
-        return found
+            statistics.append((count, total, n_distinct))
+        return statistics
 
     def interpolate(
-        self, found: list[tuple[torch.Tensor, ...]], discount: torch.Tensor
+        self, statistics: list[tuple[torch.Tensor, ...]], discount: torch.Tensor
     ) -> torch.Tensor:
         """Probabilities (B, T, M) from the counts of all context lengths, the shortest first."""
         p = torch.tensor(1 / self.vocab_size, dtype=torch.float64)
-        for count, total, n_different in found:
+        for count, total, n_distinct in statistics:
             if self.add_k is None:
                 kept = (count - discount).clamp(min=0)
-                estimate = (kept + discount * n_different * p) / total
+                estimate = (kept + discount * n_distinct * p) / total
             else:
                 estimate = (count + self.add_k) / (total + self.add_k * self.vocab_size)
+            # a context that never occurred gives 0 / 0, or K / (K * V): keep the estimate of the
+            # shorter one
             p = torch.where(total > 0, estimate, p)
         return p
 
     def logits(self, idx: torch.Tensor, cache: dict | None = None) -> torch.Tensor:
         """The logarithm of the probability of every token."""
         every_token = torch.arange(self.vocab_size, device=idx.device).expand(*idx.shape, -1)
-        found = self.look_up(idx, every_token)
-        return self.interpolate(found, self.discount).log()  # (B, T, V)
+        statistics = self.lookup_all_lengths(idx, every_token)
+        return self.interpolate(statistics, self.discount).log()  # (B, T, V)
 
     def token_losses(self, idx: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The losses (N,) of the base class, computed for the targets only."""
-        found = self.look_up(idx, targets.clamp(min=0)[:, :, None])
-        p = self.interpolate(found, self.discount)[:, :, 0]  # (B, T)
+        statistics = self.lookup_all_lengths(idx, targets.clamp(min=0)[:, :, None])
+        p = self.interpolate(statistics, self.discount)[:, :, 0]  # (B, T)
         return -p[targets >= 0].log()
 
     def forward(self, idx: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -1843,9 +1845,12 @@ EM_ROUNDS = 100  # of expectation maximization: after them the weights do not mo
 def make_member(model_type: str, config: Config, vocab_size: int) -> LanguageModel:
     """A member of a mix, with the architecture that its type prefers."""
     model_class = MODELS[model_type]
-    own = Config(type=model_type, **model_class.preferred_settings)
-    typed = {name: getattr(config, name) for name in SIZES if getattr(config, name) is not None}
-    own = replace(own, **typed, smoothing=config.smoothing)
+    settings = {'type': model_type, **model_class.preferred_settings, 'smoothing': config.smoothing}
+    for name in SIZES:
+        size = getattr(config, name)
+        if size is not None:
+            settings[name] = size
+    own = Config(**settings)
     block_size = model_class.choose_block_size(own, config.block_size - 1)
     return model_class(replace(own, block_size=block_size), vocab_size)
 
@@ -1869,9 +1874,9 @@ def fit_weights(losses: torch.Tensor) -> torch.Tensor:
     """The weights (M,) with which the mixture of M models has the lowest loss.
 
     `losses` (N, M) are the losses of each model on this process's part of some held-out tokens.
-    Expectation maximization: a model's credit for a token is its share of the probability that
-    the mixture gives to it, and its new weight is its mean credit. No round raises the loss, and
-    there is only one minimum.
+    Expectation maximization: the members share the credit for each token in proportion to what
+    they contribute to its probability, and a member's new weight is its mean credit. The loss never
+    rises, and it is convex in the weights, so this finds its minimum.
     """
     probs = losses.double().neg().exp()  # (N, M)
     n_models = losses.size(1)
@@ -1944,35 +1949,32 @@ class Mix(LanguageModel):
             if member not in self.dev_losses:  # counted, or loaded from a checkpoint
                 self.dev_losses[member] = compute_losses(model)
                 self.best_losses[member] = mean_over_ranks(self.dev_losses[member])
-        losses = torch.stack([self.dev_losses[member] for member in range(len(self.members))], 1)
+        losses = [self.dev_losses[member] for member in range(len(self.members))]
         if has_heldout:
-            self.weights.copy_(fit_weights(losses))
-        return mean_over_ranks(self.mix_losses(losses))
+            self.weights.copy_(fit_weights(torch.stack(losses, 1)))
+        return mean_over_ranks(-self.mix([-member_losses for member_losses in losses]))
 
-    def mix(self, logits: Iterable[torch.Tensor]) -> torch.Tensor:
+    def mix(self, log_probs: list[torch.Tensor]) -> torch.Tensor:
         """The logarithm of the weighted mean of the members' probabilities."""
-        log_probs = [member_logits.double().log_softmax(-1) for member_logits in logits]
-        weighted = torch.stack(log_probs, -1) + self.weights.log()  # (..., V, members)
-        return weighted.logsumexp(-1)
-
-    def mix_losses(self, losses: torch.Tensor) -> torch.Tensor:
-        """The losses (N,) of the mixture, from those of its members (N, members)."""
-        return -(self.weights.log().to(losses.device) - losses.double()).logsumexp(-1)
+        stacked = torch.stack(log_probs, -1).double()  # (..., members)
+        log_weights = self.weights.log().to(stacked.device)
+        return (stacked + log_weights).logsumexp(-1)
 
     def logits(self, idx: torch.Tensor, cache: dict | None = None) -> torch.Tensor:
-        return self.mix(member.logits(idx) for member in self.members)  # (B, T, V)
+        log_probs = [member.logits(idx).double().log_softmax(-1) for member in self.members]
+        return self.mix(log_probs)  # (B, T, V)
 
     def next_logits(self, idx: torch.Tensor, cache: dict | None = None) -> torch.Tensor:
         """Logits (B, V) of the token that follows idx (B, T); every member has its own cache."""
-        logits = []
+        log_probs = []
         for number, member in enumerate(self.members):
             own_cache = None if cache is None else cache.setdefault(number, {})
-            logits.append(member.next_logits(idx, own_cache))
-        return self.mix(logits)
+            logits = member.next_logits(idx, own_cache)
+            log_probs.append(logits.double().log_softmax(-1))
+        return self.mix(log_probs)
 
     def token_losses(self, idx: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        losses = [member.token_losses(idx, targets) for member in self.members]
-        return self.mix_losses(torch.stack(losses, -1))
+        return -self.mix([-member.token_losses(idx, targets) for member in self.members])
 
     def forward(self, idx: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """In training the sum of the losses of the nets, so that each learns from its own."""

@@ -9,8 +9,9 @@ makemore: give it a text file with one item per line, and it makes more items li
     python makemore.py -i shakespeare.txt --text               one long text instead of lines
     torchrun --standalone --nproc_per_node=2 makemore.py       two processes, with the same steps
 
-In Python, run = makemore.train('names.txt', type='gru') returns the run; sample and evaluate take
-its model and data set, and load brings back those of a run that was saved.
+From Python: run = makemore.train('names.txt', type='gru') trains a model,
+makemore.sample(run.model, run.dataset) samples from it, and
+model, dataset = makemore.load('out/names-gru') loads a saved run.
 
 Read it from top to bottom: settings, output and processes, data set, models (from n-gram counts to
 a GPT), sampling, checkpoints, training, command line. A new model is one class with the decorator
@@ -115,17 +116,6 @@ MODELS: dict[str, type['LanguageModel']] = {}  # --type NAME; `register` fills i
 GROUPS = ('data', 'model', 'training', 'logging', 'output folder', 'sampling', 'machine')
 SAVED_GROUPS = ('data', 'model', 'training')  # the groups that are saved in a checkpoint
 
-INPUT_HELP = 'one item per line; - reads standard input'
-SPLIT_HELP = (
-    'honest: 80/10/10, dev and test without lines that also occur in train; '
-    'lecture: plain 80/10/10; all: train and evaluate on all lines'
-)
-SPLITS = ('honest', 'lecture', 'all')
-MEMBERS_HELP = 'mix: the model types that vote, as in ngram,gru'
-PATIENCE_HELP = 'stop after so many steps without a lower dev loss'
-SMOOTHING_HELP = 'ngram: kn (interpolated Kneser-Ney) or add:K (add K to every count)'
-BACKPROP_METHODS = ('autograd', 'manual', 'micrograd')
-
 # What people type for --type, and the name that the model has here.
 OTHER_NAMES = {'cnn': 'wavenet is the convolutional model'}
 
@@ -143,34 +133,50 @@ def option(
     return field(default=default, metadata=metadata)
 
 
-BY_MEMBER = {'automatic': 'by member'}  # a mix leaves its sizes to the members
-FIXED_SIZE = {'fixed': True, **BY_MEMBER}
-
-
 @dataclass
 class Config:
-    """Every setting of a run, with its default. A wrong value is a UserError."""
+    """All settings of a run, with their defaults. An invalid value raises a UserError."""
 
-    input_file: str = option('data', 'names.txt', INPUT_HELP, flag='-i', metavar='FILE')
+    input_file: str = option(
+        'data', 'names.txt', 'one item per line; - reads standard input', flag='-i', metavar='FILE'
+    )
     encoding: str = option('data', 'utf-8', 'character encoding of the input file')
-    split: str = option('data', 'honest', SPLIT_HELP, choices=SPLITS, fixed=True)
+    split: str = option(
+        'data',
+        'honest',
+        'honest: 80/10/10, dev and test without lines that also occur in train; '
+        'lecture: plain 80/10/10; all: train and evaluate on all lines',
+        choices=('honest', 'lecture', 'all'),
+        fixed=True,
+    )
     text: bool = option('data', False, 'treat the input as one long text, not as lines', fixed=True)
     tokenizer: str = option('data', 'char', 'char, bpe (learned) or a tokenizer file', fixed=True)
     vocab_size: int = option('data', 512, 'vocabulary of --tokenizer bpe', (256, 2**20), fixed=True)
 
     type: str = option('model', 'mix', 'model type', note='--text: transformer', fixed=True)
-    members: str | None = option('model', None, MEMBERS_HELP, automatic='by size', fixed=True)
+    members: str | None = option(
+        'model',
+        None,
+        'mix: the model types that vote, as in ngram,gru',
+        automatic='by size',
+        fixed=True,
+    )
     block_size: int | None = option(
         'model', None, 'context length', (1, 2**16), automatic='longest line', fixed=True
     )
-    n_layer: int | None = option('model', 4, 'number of layers', (1, 512), **FIXED_SIZE)
-    n_head: int | None = option('model', 4, 'number of attention heads', (1, 512), **FIXED_SIZE)
-    n_embd: int | None = option('model', 64, 'embedding channels', (1, 2**16), **FIXED_SIZE)
+    n_layer: int | None = option('model', 4, 'number of layers', (1, 512), fixed=True)
+    n_head: int | None = option('model', 4, 'number of attention heads', (1, 512), fixed=True)
+    n_embd: int | None = option('model', 64, 'embedding channels', (1, 2**16), fixed=True)
     n_hidden: int | None = option(
-        'model', 64, 'hidden channels', (1, 2**16), flag='--n-embd2', **FIXED_SIZE
+        'model', 64, 'hidden channels', (1, 2**16), flag='--n-embd2', fixed=True
     )
-    dropout: float | None = option('model', 0.0, 'dropout probability', (0, 0.99), **BY_MEMBER)
-    smoothing: str = option('model', 'kn', SMOOTHING_HELP, fixed=True)
+    dropout: float | None = option('model', 0.0, 'dropout probability', (0, 0.99))
+    smoothing: str = option(
+        'model',
+        'kn',
+        'ngram: kn (interpolated Kneser-Ney) or add:K (add K to every count)',
+        fixed=True,
+    )
 
     batch_size: int = option(
         'training', 64, 'items per step', (1, 2**20), flag='-b', note='fewer on a short list'
@@ -187,14 +193,21 @@ class Config:
     )
     grad_clip: float | None = option('training', 1.0, 'maximum gradient norm; 0: none', (0, None))
     backprop: str = option(
-        'training', 'autograd', 'autograd, manual or micrograd', choices=BACKPROP_METHODS
+        'training',
+        'autograd',
+        'autograd, manual or micrograd',
+        choices=('autograd', 'manual', 'micrograd'),
     )
     seed: int = option('training', 3407, 'random seed', (0, 2**62), note='fresh for --sample-only')
     eval_interval: int = option(
         'training', 500, 'steps between evaluations', (1, None), note='fewer on a short list'
     )
     patience: int | None = option(
-        'training', None, PATIENCE_HELP, (1, None), automatic='a third of all'
+        'training',
+        None,
+        'stop after so many steps without a lower dev loss',
+        (1, None),
+        automatic='a third of all',
     )
 
     sample_interval: int | None = option('logging', 1000, 'steps between samples', (1, None))
@@ -258,13 +271,19 @@ def suggest(word: str, words: Iterable[str]) -> str:
     return f', did you mean {matches[0]}?' if matches else ''
 
 
+def value_type(name: str) -> type:
+    """The type of a setting, int for `int | None`."""
+    annotation = SETTINGS[name].type
+    types = get_args(annotation)  # (int, NoneType), or () for a plain int
+    return types[0] if types else annotation
+
+
 def convert_value(name: str, value: Any) -> Any:
     """The value with the type of its setting: convert_value('n_head', '8') -> 8."""
-    annotation = SETTINGS[name].type
-    types = get_args(annotation) or (annotation,)  # (int, NoneType) for `int | None`
-    if type(None) in types and value in (None, 'none'):
+    is_optional = type(None) in get_args(SETTINGS[name].type)
+    if is_optional and value in (None, 'none'):
         return None
-    wanted = types[0]
+    wanted = value_type(name)
     accepted = {int: (str, Integral), float: (str, Real), str: Path}.get(wanted, ())
     if isinstance(value, accepted) and type(value) is not bool:  # numbers of numpy, too
         with contextlib.suppress(ValueError, OverflowError):
@@ -276,7 +295,7 @@ def convert_value(name: str, value: Any) -> Any:
 
 
 def check_pattern(pattern: str):
-    """Refuse what is no regular expression."""
+    """Raise a UserError if the pattern is not a valid regular expression."""
     try:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
@@ -284,7 +303,7 @@ def check_pattern(pattern: str):
 
 
 def check_value(name: str, value: Any) -> Any:
-    """The value of a setting, converted and within its limits; otherwise a UserError."""
+    """The value of a setting, converted. Raises a UserError if it is not allowed."""
     value = convert_value(name, value)
     if value is None:
         return None
@@ -352,7 +371,7 @@ def launched_by_torchrun() -> bool:
 
 
 def get_rank() -> int:
-    """Number of this process among those that torchrun started; 0 without torchrun."""
+    """Rank of this process; 0 without torchrun."""
     if torch.distributed.is_initialized():
         return torch.distributed.get_rank()
     return int(os.environ.get('RANK', '0')) if launched_by_torchrun() else 0
@@ -378,7 +397,7 @@ def mean_over_ranks(numbers: torch.Tensor) -> float:
 
 
 def wait_for_ranks():
-    """Wait until all processes have come this far."""
+    """Wait until every process has reached this point."""
     sum_over_ranks(0)
 
 
@@ -457,7 +476,7 @@ def need_extras(flag: str):
 
 
 def sync_folder(folder: Path):
-    """Make sure that new names of files survive a loss of power, where the system can do that."""
+    """Flush a folder to disk (POSIX only), so that new file names survive a power failure."""
     if os.name == 'posix':
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -795,7 +814,7 @@ def load_tokenizer(config: Config, train_texts: Iterable[str]) -> Any:
 
 
 def smallest_int_type(vocab_size: int) -> torch.dtype:
-    """The smallest type that holds all tokens; with int64, millions of lines would fill memory."""
+    """The smallest integer type that holds all tokens: int64 takes up to eight times the memory."""
     if vocab_size <= 2**8:
         return torch.uint8
     return torch.int16 if vocab_size <= 2**15 else torch.int32
@@ -1047,7 +1066,7 @@ def make_generator(*numbers: int) -> torch.Generator:
 
 @functools.lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, n: int) -> torch.Tensor:
-    """The order in which an epoch visits n spans; remembered, because every step asks for it."""
+    """A random order of n spans for one epoch. Cached, because every step needs it."""
     generator = make_generator(seed, epoch)
     return torch.randperm(n, dtype=torch.int32, generator=generator)
 
@@ -1113,13 +1132,13 @@ def register(name: str, **preferred_settings: Any) -> Callable:
 
 
 class LanguageModel(nn.Module):
-    """Base class: subclasses implement `logits`.
+    """Base class: a subclass implements `logits`.
 
-    A model that is not trained by gradient descent sets `is_counted` and has `fit(dataset)`.
+    A model that is fitted by counting sets `is_counted` and implements `fit`.
 
-    A model may store tensors, the batch first, or a dictionary of them in the cache that it is
-    given. It is then called with one new token at a time, and must return the same logits as for
-    the whole sequence.
+    For fast sampling a model may keep tensors, batch first, or dictionaries of them in `cache`,
+    which is empty at first. From then on it receives one new token at a time, and must return the
+    same logits as for the whole sequence.
     """
 
     preferred_settings: dict[str, Any] = {}  # noqa: RUF012 (set once, by `register`)
@@ -1149,7 +1168,7 @@ class LanguageModel(nn.Module):
         return F.cross_entropy(self.logits(idx)[real], targets[real], reduction='none')
 
     def fit(self, dataset: CharDataset):
-        """Learn what is counted, not trained: nothing for most models."""
+        """Count n-grams. Models trained by gradient descent do nothing here."""
 
     @property
     def learners(self) -> list['LanguageModel']:
@@ -1476,7 +1495,7 @@ class WindowModel(LanguageModel):
         return self.net(windows).view(*idx.shape, -1)  # (B, T, V)
 
     def forward(self, idx: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The loss of windows with a target only: batch norm must not average over padding."""
+        """The loss on windows that have a target: batch norm must not average over padding."""
         real = targets >= 0
         logits = self.net(self.windows(idx)[real])  # (N, V)
         return F.cross_entropy(logits, targets[real])
@@ -1893,13 +1912,11 @@ def fit_weights(losses: torch.Tensor) -> torch.Tensor:
 class Mix(LanguageModel):
     """the weighted mean of the probabilities of several models, see --members
 
-    Different models make different mistakes: where one is surprised, another may not be. So their
-    mean is better than the best of them. Each learns from its own loss, and the weights are those
-    that predict dev best.
+    Different models make different mistakes, so their mean is better than the best of them. Each
+    net is trained on its own loss, and the weights are those with the lowest dev loss.
 
-    `trained` are the nets as they are being trained. `members` are the models that vote: n-gram
-    counts, and each net as it was when it predicted dev best. So a net that starts to learn its
-    list by heart does no harm.
+    `trained` are the nets in training. `members` make up the mixture: n-gram counts, and for each
+    net a copy from the step with its lowest dev loss. So a net that starts to overfit does no harm.
     """
 
     starts_uniform = False
@@ -1931,11 +1948,11 @@ class Mix(LanguageModel):
 
     @torch.no_grad()
     def update(self, compute_losses: Callable, has_heldout: bool = True) -> float:
-        """Keep each net that predicts dev better than before, and fit the weights; the new loss.
+        """Keep each net that has improved on dev, refit the weights, and return the new loss.
 
         compute_losses(model) returns the losses (N,) of a model on this process's part of dev.
-        Where there is nothing held out, all members keep the same weight: fitted on train, the
-        weights would be those of the member that knows it by heart.
+        Where nothing is held out, all members keep the same weight: fitted on train, nearly all of
+        it would go to the member that overfits most.
         """
         for number, net in self.trained.items():
             member = int(number)
@@ -3249,7 +3266,7 @@ def describe_default(name: str, model_type: str) -> str:
     value = getattr(config, name)
     if value is None:
         value = metadata.get('automatic', '')
-    if name == 'max_steps' and model_type == 'mix':
+    if model_type == 'mix' and name in ('max_steps', *SIZES):
         value = 'by member'
     if value == '' or SETTINGS[name].type is bool:
         return ''
@@ -3268,8 +3285,7 @@ def add_option(parser: Any, name: str, model_type: str):
     text = setting.metadata['help'] + describe_default(name, model_type)
     how = {'action': 'store_true'}
     if setting.type is not bool:
-        value_type = (get_args(setting.type) or (setting.type,))[0]
-        metavar = {int: 'N', float: 'X'}.get(value_type, 'TEXT')
+        metavar = {int: 'N', float: 'X'}.get(value_type(name), 'TEXT')
         how = {'metavar': setting.metadata.get('metavar', metavar)}
     parser.add_argument(*flags, dest=name, help=text.replace('%', '%%'), **how)
 

@@ -5,12 +5,13 @@ Each function `draw_...` returns a PNG file as bytes, with axes and a caption th
 for. matplotlib is imported only when something is drawn.
 """
 
+import contextlib
 import functools
 import importlib.util
 import io
 import logging
 import textwrap
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,19 +24,19 @@ MOST_EXAMPLES = 200  # in the picture of saturation
 DOTS_PER_INCH = 100
 
 LOSS_CAPTION = (
-    'The steep fall at first: the net learns which letters are frequent at all. Train is noisy, '
+    'The steep fall at first: the net learns how frequent each letter is. Train is noisy, '
     'because each point is one batch. Dev far above train, or rising again, means overfitting.'
 )
 EMBEDDING_CAPTION = (
-    'Letters that lie close together are treated alike by the model. Look for groups, as that of '
+    'Letters that lie close together are treated alike by the model. Look for groups, such as '
     'the vowels, and for letters that stand apart.'
 )
 BIGRAM_CAPTION = (
     'Percent of all letters after the one on the left; a dot is the start and the end of a line. '
-    'Look for dark cells, as qu, and for rows that are spread out evenly.'
+    'Look for dark cells, such as qu, and for rows that are spread out evenly.'
 )
 ACTIVATION_CAPTION = (
-    'A line for each layer. All alike and spread out is good. Peaks at -1 and 1 (of a tanh) are '
+    'One line per layer. Good: all similar and spread out. Peaks at -1 and 1 (of a tanh) are '
     'saturated neurons, through which hardly any gradient flows; a peak at 0 is a weak signal.'
 )
 SATURATION_CAPTION = (
@@ -43,8 +44,8 @@ SATURATION_CAPTION = (
     'that is white from top to bottom is a dead neuron: no example of this batch changes it.'
 )
 GRADIENT_CAPTION = (
-    'A line for each matrix, all of similar width where all layers learn. Much narrower ones get '
-    'little gradient, as the first layers of a net whose gradient vanishes.'
+    'One line per matrix, all of similar width if all layers learn. Much narrower lines mean '
+    'little gradient, as in the first layers of a net with vanishing gradients.'
 )
 UPDATE_CAPTION = (
     'How far a step moves each matrix, relative to its weights. Around the dashed line, -3, is '
@@ -132,26 +133,26 @@ def label_letters(letters: str) -> tuple[list[str], list[str]]:
 # drawing
 
 
-def draw(
-    plot: Callable[[Any], None],
-    size: tuple[float, float],
-    caption: str,
-    families: list[str] | None = None,
-) -> bytes:
-    """A PNG of what `plot` draws into a figure of that size in inches, and a caption below it."""
+@contextlib.contextmanager
+def new_figure(
+    size: tuple[float, float], families: Sequence[str] = ('DejaVu Sans',)
+) -> Iterator[Any]:
+    """An empty figure of a size in inches. The fonts hold until the end of the block."""
     import matplotlib
     from matplotlib.figure import Figure
 
     # a dollar sign is a letter like any other, not the start of a formula
-    settings = {'font.family': families or ['DejaVu Sans'], 'text.parse_math': False}
-    width, _ = size
-    lines = textwrap.wrap(caption, int(13 * width))  # 13 small letters to an inch
-    file = io.BytesIO()
+    settings = {'font.family': families, 'text.parse_math': False}
     with matplotlib.rc_context(settings):
-        figure = Figure(size, dpi=DOTS_PER_INCH, layout='constrained')
-        plot(figure)
-        figure.supxlabel('\n'.join(lines), x=0.01, ha='left', fontsize=9, color='dimgray')
-        figure.savefig(file, format='png')
+        yield Figure(size, dpi=DOTS_PER_INCH, layout='constrained')
+
+
+def to_png(figure: Any, caption: str) -> bytes:
+    """The figure as a PNG file, with a caption below it."""
+    lines = textwrap.wrap(caption, int(13 * figure.get_figwidth()))  # 13 small letters to an inch
+    figure.supxlabel('\n'.join(lines), x=0.01, ha='left', fontsize=9, color='dimgray')
+    file = io.BytesIO()
+    figure.savefig(file, format='png')
     return file.getvalue()
 
 
@@ -176,31 +177,33 @@ def add_legend(axes: Any, n_lines: int):
 # losses
 
 
-def plot_losses(figure: Any, curves: dict[str, Curve], unit: str):
-    """Train thin and light, because it is noisy; dev with a dot for each evaluation."""
-    axes = figure.subplots()
-    styles = {
-        'train': {'linewidth': 0.7, 'color': 'tab:blue', 'alpha': 0.6},
-        'dev': {'marker': '.', 'color': 'tab:orange'},
-        'all': {'marker': '.', 'color': 'tab:orange'},
-        'n-gram': {'linestyle': '--', 'color': 'black', 'linewidth': 1},
-    }
-    for name, (steps, values) in curves.items():
-        label = 'train' if name == 'train' else f'{name} {values[-1]:.4f}'
-        axes.plot(steps, values, label=label, **styles[name])
-    axes.set_title('loss')
-    axes.set_xlabel('step')
-    axes.set_ylabel(f'nats per {unit}')
-    axes.grid(alpha=0.3)
-    axes.legend()
+LOSS_STYLES = {
+    'train': {'linewidth': 0.7, 'color': 'tab:blue', 'alpha': 0.6},
+    'dev': {'marker': '.', 'color': 'tab:orange'},
+    'all': {'marker': '.', 'color': 'tab:orange'},
+    'n-gram': {'linestyle': '--', 'color': 'black', 'linewidth': 1},
+}
 
 
 def draw_losses(curves: dict[str, Curve], unit: str) -> bytes:
-    """Train and dev loss, and the loss of n-gram counts as a dashed line where it is known."""
+    """Train and dev loss, and the loss of n-gram counts as a dashed line where it is known.
+
+    Train is thin and light, because it is noisy; dev has a dot for each evaluation.
+    """
     caption = LOSS_CAPTION
     if 'n-gram' in curves:
         caption += ' The dashed line is what counting n-grams reaches.'
-    return draw(lambda figure: plot_losses(figure, curves, unit), (8, 5), caption)
+    with new_figure((8, 5)) as figure:
+        axes = figure.subplots()
+        for name, (steps, values) in curves.items():
+            label = 'train' if name == 'train' else f'{name} {values[-1]:.4f}'
+            axes.plot(steps, values, label=label, **LOSS_STYLES[name])
+        axes.set_title('loss')
+        axes.set_xlabel('step')
+        axes.set_ylabel(f'nats per {unit}')
+        axes.grid(alpha=0.3)
+        axes.legend()
+        return to_png(figure, caption)
 
 
 # -----------------------------------------------------------------------------
@@ -241,24 +244,6 @@ def project(vectors: torch.Tensor) -> tuple[torch.Tensor, list[str]]:
     return points, (names * 2)[:2]
 
 
-def plot_embedding(figure: Any, vectors: torch.Tensor, labels: list[str]):
-    """Each letter in a dot, as in the lecture."""
-    axes = figure.subplots()
-    points, names = project(vectors)
-    x, y = points.T.tolist()
-    axes.scatter(x, y, s=1)  # sets the limits of the axes, which texts do not
-    for i, label in enumerate(labels):
-        shape = 'circle' if len(label) == 1 else 'round'
-        box = {'boxstyle': f'{shape},pad=0.3', 'facecolor': 'tab:blue', 'edgecolor': 'white'}
-        size = 10 if len(label) == 1 else 7
-        where = {'ha': 'center', 'va': 'center'}
-        axes.text(x[i], y[i], label, **where, color='white', fontsize=size, bbox=box)
-    axes.set_title('embedding')
-    axes.set_xlabel(names[0])
-    axes.set_ylabel(names[1])
-    axes.grid(alpha=0.3)
-
-
 def add_note(caption: str, n_shown: int, n: int) -> str:
     """The caption, and that not all letters are shown, if so."""
     if n_shown == n:
@@ -267,30 +252,58 @@ def add_note(caption: str, n_shown: int, n: int) -> str:
 
 
 def draw_embedding(vectors: torch.Tensor, letters: str, counts: torch.Tensor) -> bytes:
-    """A map of the letters; vectors (V, C), a letter and a count for each."""
+    """A map of the letters, each in a dot; vectors (V, C), a letter and a count for each."""
     ids = most_frequent(counts)
     labels, families = label_letters(''.join(letters[i] for i in ids.tolist()))
-    caption = add_note(EMBEDDING_CAPTION, len(ids), len(letters))
-    chosen = vectors[ids]
-    return draw(lambda figure: plot_embedding(figure, chosen, labels), (8, 7.5), caption, families)
+    points, names = project(vectors[ids])
+    x, y = points.T.tolist()
+    with new_figure((8, 7.5), families) as figure:
+        axes = figure.subplots()
+        axes.scatter(x, y, s=1)  # sets the limits of the axes, which texts do not
+        for i, label in enumerate(labels):
+            shape = 'circle' if len(label) == 1 else 'round'
+            box = {'boxstyle': f'{shape},pad=0.3', 'facecolor': 'tab:blue', 'edgecolor': 'white'}
+            size = 10 if len(label) == 1 else 7
+            where = {'ha': 'center', 'va': 'center'}
+            axes.text(x[i], y[i], label, **where, color='white', fontsize=size, bbox=box)
+        axes.set_title('embedding')
+        axes.set_xlabel(names[0])
+        axes.set_ylabel(names[1])
+        axes.grid(alpha=0.3)
+        return to_png(figure, add_note(EMBEDDING_CAPTION, len(ids), len(letters)))
 
 
-def plot_bigrams(figure: Any, probs: torch.Tensor, labels: list[str]):
-    """A cell for each pair, with the pair and its percentage, as in the lecture."""
+@torch.no_grad()
+def draw_bigrams(model: nn.Module, letters: str, counts: torch.Tensor) -> bytes:
+    """Which letter follows which, by a model that sees one letter."""
     from matplotlib.colors import PowerNorm
 
-    axes = figure.subplots()
+    device = next(iter(model.state_dict().values())).device  # a counted model has no parameters
+    ids = most_frequent(counts)
+    logits = model.eval().next_logits(ids[:, None].to(device))
+    probs = logits.softmax(-1).float().cpu()[:, ids]
+    labels, families = label_letters(''.join(letters[i] for i in ids.tolist()))
+    side = 2 + 0.4 * len(ids)
+    with new_figure((side, side), families) as figure:
+        axes = figure.subplots()
+        # the root, so that rare pairs can be seen, too
+        scale = PowerNorm(0.5, 0, probs.max().item())
+        axes.imshow(probs.numpy(), cmap='Blues', norm=scale, aspect='auto')
+        add_pairs(axes, probs, labels)
+        ticks = range(len(labels))
+        longest = max(len(label) for label in labels)
+        axes.set_xticks(ticks, labels, rotation=90 if longest > 3 else 0)
+        axes.set_yticks(ticks, labels)
+        axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
+        axes.xaxis.set_label_position('top')
+        axes.set_xlabel('next letter')
+        axes.set_ylabel('letter')
+        return to_png(figure, add_note(BIGRAM_CAPTION, len(ids), len(letters)))
+
+
+def add_pairs(axes: Any, probs: torch.Tensor, labels: list[str]):
+    """Write the pair and its percentage in each cell, as in the lecture."""
     strongest = probs.max().item()
-    # the root, so that rare pairs can be seen, too
-    axes.imshow(probs.numpy(), cmap='Blues', norm=PowerNorm(0.5, 0, strongest), aspect='auto')
-    ticks = range(len(labels))
-    longest = max(len(label) for label in labels)
-    axes.set_xticks(ticks, labels, rotation=90 if longest > 3 else 0)
-    axes.set_yticks(ticks, labels)
-    axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
-    axes.xaxis.set_label_position('top')
-    axes.set_xlabel('next letter')
-    axes.set_ylabel('letter')
     for row, first in enumerate(labels):
         for column, second in enumerate(labels):
             p = probs[row, column].item()
@@ -305,93 +318,68 @@ def plot_bigrams(figure: Any, probs: torch.Tensor, labels: list[str]):
             ).set_in_layout(False)
 
 
-@torch.no_grad()
-def draw_bigrams(model: nn.Module, letters: str, counts: torch.Tensor) -> bytes:
-    """Which letter follows which, by a model that sees one letter."""
-    device = next(iter(model.state_dict().values())).device  # a counted model has no parameters
-    ids = most_frequent(counts)
-    logits = model.eval().next_logits(ids[:, None].to(device))
-    probs = logits.softmax(-1).float().cpu()[:, ids]
-    labels, families = label_letters(''.join(letters[i] for i in ids.tolist()))
-    caption = add_note(BIGRAM_CAPTION, len(ids), len(letters))
-    side = 2 + 0.4 * len(ids)
-    return draw(lambda figure: plot_bigrams(figure, probs, labels), (side, side), caption, families)
-
-
 # -----------------------------------------------------------------------------
 # what --diagnose sees
 
 
-def plot_densities(figure: Any, values: dict[str, torch.Tensor], title: str, xlabel: str):
+def draw_densities(values: dict[str, torch.Tensor], title: str, xlabel: str, caption: str) -> bytes:
     """The distribution of some numbers of each layer: one line each."""
-    axes = figure.subplots()
-    for color, (name, numbers) in zip(depth_colors(len(values)), values.items(), strict=True):
-        finite = numbers.flatten().float().cpu()
-        finite = finite[finite.isfinite()]
-        if len(finite) == 0:
-            continue
-        # the area below each line is 1, however many numbers a layer has
-        density, edges = torch.histogram(finite, bins=60, density=True)
-        axes.plot(edges[:-1], density, color=color, linewidth=1, label=name)
-    axes.set_title(title)
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel('density')
-    add_legend(axes, len(values))
+    with new_figure((9, 5)) as figure:
+        axes = figure.subplots()
+        for color, (name, numbers) in zip(depth_colors(len(values)), values.items(), strict=True):
+            finite = numbers.flatten().float().cpu()
+            finite = finite[finite.isfinite()]
+            if len(finite) == 0:
+                continue
+            # the area below each line is 1, however many numbers a layer has
+            density, edges = torch.histogram(finite, bins=60, density=True)
+            axes.plot(edges[:-1], density, color=color, linewidth=1, label=name)
+        axes.set_title(title)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel('density')
+        add_legend(axes, len(values))
+        return to_png(figure, caption)
 
 
 def draw_activations(outputs: dict[str, torch.Tensor]) -> bytes:
     """The distribution of what each nonlinearity puts out."""
     labeled = {f'{name}: std {x.std():.2f}': x for name, x in outputs.items()}
-    return draw(
-        lambda figure: plot_densities(figure, labeled, 'activations', 'output of the layer'),
-        (9, 5),
-        ACTIVATION_CAPTION,
-    )
+    return draw_densities(labeled, 'activations', 'output of the layer', ACTIVATION_CAPTION)
 
 
 def draw_gradients(gradients: dict[str, torch.Tensor]) -> bytes:
     """The distribution of the gradients of each matrix."""
     labeled = {f'{name}: std {x.std():.1e}': x for name, x in gradients.items()}
-    return draw(
-        lambda figure: plot_densities(figure, labeled, 'gradients of the weights', 'gradient'),
-        (9, 5),
-        GRADIENT_CAPTION,
-    )
-
-
-def plot_saturation(figure: Any, masks: dict[str, torch.Tensor]):
-    """Examples by neurons of each layer, white where the neuron is saturated."""
-    panels = figure.subplots(len(masks), squeeze=False)[:, 0]
-    for axes, (name, mask) in zip(panels, masks.items(), strict=True):
-        axes.imshow(mask.numpy(), cmap='gray', vmin=0, vmax=1, aspect='auto', interpolation='none')
-        axes.set_title(f'{name}: {100 * mask.float().mean():.1f} % saturated', fontsize=9)
-        axes.set_ylabel('example')
-    panels[-1].set_xlabel('neuron')
+    return draw_densities(labeled, 'gradients of the weights', 'gradient', GRADIENT_CAPTION)
 
 
 def draw_saturation(masks: dict[str, torch.Tensor]) -> bytes:
     """Which neurons are saturated by which examples; masks (examples, neurons) of each layer."""
     shown = {name: mask[:MOST_EXAMPLES] for name, mask in list(masks.items())[:MOST_LAYERS]}
-    size = (9, 1.5 + 2.2 * len(shown))
-    return draw(lambda figure: plot_saturation(figure, shown), size, SATURATION_CAPTION)
-
-
-def plot_updates(figure: Any, curves: dict[str, Curve], guide: float):
-    """A line for each matrix, and a dashed one where they should be."""
-    axes = figure.subplots()
-    names = [name for name in curves if not name.endswith('/guide')]
-    for color, name in zip(depth_colors(len(names)), names, strict=True):
-        steps, values = curves[name]
-        label = name.rpartition('/')[2]
-        axes.plot(steps, values, color=color, marker='.', linewidth=1, label=label)
-    axes.axhline(guide, color='black', linestyle='--', linewidth=1)
-    axes.set_title('update to data')
-    axes.set_xlabel('step')
-    axes.set_ylabel('log10 of std of update / std of weights')
-    axes.grid(alpha=0.3)
-    add_legend(axes, len(names))
+    image = {'cmap': 'gray', 'vmin': 0, 'vmax': 1, 'aspect': 'auto', 'interpolation': 'none'}
+    with new_figure((9, 1.5 + 2.2 * len(shown))) as figure:
+        panels = figure.subplots(len(shown), squeeze=False)[:, 0]
+        for axes, (name, mask) in zip(panels, shown.items(), strict=True):
+            axes.imshow(mask.numpy(), **image)
+            axes.set_title(f'{name}: {100 * mask.float().mean():.1f} % saturated', fontsize=9)
+            axes.set_ylabel('example')
+        panels[-1].set_xlabel('neuron')
+        return to_png(figure, SATURATION_CAPTION)
 
 
 def draw_updates(curves: dict[str, Curve], guide: float) -> bytes:
-    """The size of the updates of all matrices over the steps."""
-    return draw(lambda figure: plot_updates(figure, curves, guide), (9, 5), UPDATE_CAPTION)
+    """The size of the updates over the steps: a line for each matrix, a dashed one at `guide`."""
+    names = [name for name in curves if not name.endswith('/guide')]
+    with new_figure((9, 5)) as figure:
+        axes = figure.subplots()
+        for color, name in zip(depth_colors(len(names)), names, strict=True):
+            steps, values = curves[name]
+            label = name.rpartition('/')[2]
+            axes.plot(steps, values, color=color, marker='.', linewidth=1, label=label)
+        axes.axhline(guide, color='black', linestyle='--', linewidth=1)
+        axes.set_title('update to data')
+        axes.set_xlabel('step')
+        axes.set_ylabel('log10 of std of update / std of weights')
+        axes.grid(alpha=0.3)
+        add_legend(axes, len(names))
+        return to_png(figure, UPDATE_CAPTION)

@@ -72,14 +72,14 @@ def text_width(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(ch) in 'WF' else 1 for ch in text)
 
 
-def pad(text: str, width: int, to_left: bool) -> str:
-    """The text with spaces before or after it."""
+def pad(text: str, width: int, align_left: bool) -> str:
+    """The text, padded with spaces to a width in terminal columns."""
     spaces = ' ' * (width - text_width(text))
-    return text + spaces if to_left else spaces + text
+    return text + spaces if align_left else spaces + text
 
 
 def format_table(results: dict[Path, dict[str, Any]]) -> list[str]:
-    """A table of the results, by folder: those on the same data stand together, best first."""
+    """The lines of a table: runs on the same data stand together, best first."""
     rows = [make_row(folder, result) for folder, result in results.items()]
     rows.sort(key=lambda row: (row['list'], dev_loss_of(row)))
     columns = [*COLUMNS, 'folder']

@@ -210,17 +210,13 @@ def test_the_boundary_is_always_shown(build):
 @pytest.fixture
 def drawn(monkeypatch):
     """A list of (figure, caption) that takes what is drawn."""
-    from matplotlib.figure import Figure
-
     figures = []
 
-    def draw(plot, size, caption, families=None):
-        figure = Figure(size)
-        plot(figure)
+    def to_png(figure, caption):
         figures.append((figure, caption))
         return b''
 
-    monkeypatch.setattr(pictures, 'draw', draw)
+    monkeypatch.setattr(pictures, 'to_png', to_png)
     return figures
 
 
@@ -250,9 +246,10 @@ def test_every_picture_has_axes_and_a_caption(drawn):
 
 
 def test_the_caption_is_in_the_picture():
-    figures = []
-    pictures.draw(figures.append, (4, 3), 'Look for the vowels.')
-    assert figures[0].get_supxlabel() == 'Look for the vowels.'
+    with pictures.new_figure((4, 3)) as figure:
+        png = pictures.to_png(figure, 'Look for the vowels.')
+    assert png.startswith(b'\x89PNG')
+    assert figure.get_supxlabel() == 'Look for the vowels.'
 
 
 def test_the_loss_of_ngram_counts_is_dashed(drawn):

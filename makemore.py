@@ -1057,11 +1057,15 @@ def pad_batch(
     return x.to(device), y.to(device)
 
 
+def make_seed(*numbers: int) -> int:
+    """A random seed derived from some numbers, such as (seed, step)."""
+    # random.Random hashes a string, so that neighbouring steps get unrelated seeds
+    return random.Random(repr(numbers)).getrandbits(63)
+
+
 def make_generator(*numbers: int) -> torch.Generator:
     """A random generator seeded from some numbers, such as (seed, step)."""
-    # random.Random hashes a string, so that neighbouring steps get unrelated seeds
-    seed = random.Random(repr(numbers)).getrandbits(63)
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator().manual_seed(make_seed(*numbers))
 
 
 @functools.lru_cache(maxsize=2)
@@ -2004,7 +2008,7 @@ class Mix(LanguageModel):
 # sampling
 
 ONE_BY_ONE = 10  # the first samples are drawn one by one, as in the lectures
-SMALLEST_BATCH = 32  # the others in batches that double in size up to the largest
+SMALLEST_BATCH = 32  # the next ones in batches, each twice as large as the one before
 LARGEST_BATCH = 512
 MAX_FAILURES = 10_000  # sampling stops after this many unwanted samples in a row
 TEXT_LENGTH = 500  # tokens in a sample of a model of one long text
@@ -2068,27 +2072,25 @@ def generate(
     idx: torch.Tensor,
     generator: torch.Generator,
     max_tokens: int,
-    stop_token: int | None = 0,
+    stop_token: int = 0,
     use_cache: bool = True,
-    **how: Any,
+    **options: Any,
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """Extend every row of idx (B, T) token by token.
+    """Extend every row of idx (B, T) token by token, until it draws the stop token (-1: never).
 
-    Yields the numbers of the rows that have not stopped, and their new tokens. `how` goes to
-    logits_to_probs.
+    Yields, for each step, the indices of the rows that are extended, and their new tokens.
+    `options` are those of logits_to_probs.
     """
     device = device_of(model)
     idx = idx.to(device)
     rows = torch.arange(len(idx))
     cache = {} if use_cache else None
     for _ in range(max_tokens):
-        probs = logits_to_probs(model.next_logits(idx, cache), **how)
+        probs = logits_to_probs(model.next_logits(idx, cache), **options)
         tokens = sample_token(probs, generator)  # (B,)
         yield rows.tolist(), tokens.tolist()
 
         idx = torch.cat([idx, tokens[:, None].to(device)], dim=1)  # (B, T + 1)
-        if stop_token is None:
-            continue
         unfinished = tokens != stop_token
         if not unfinished.any():
             return
@@ -2101,7 +2103,7 @@ def generate(
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """The device on which a model is. (One that counts has tensors, but no parameters.)"""
+    """The device of a model's tensors; n-gram counts have no parameters to ask."""
     return next(iter(model.state_dict().values())).device
 
 
@@ -2116,6 +2118,14 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
+def first_tokens(dataset: CharDataset, prompt: str) -> list[int]:
+    """The tokens that sampling starts from: the boundary, then the prompt."""
+    tokens = dataset.encode(prompt)
+    if dataset.is_text:
+        return tokens or [0]  # a text has no boundary to start from
+    return [0, *tokens]
+
+
 def sample_batch(
     model: LanguageModel,
     dataset: CharDataset,
@@ -2123,23 +2133,16 @@ def sample_batch(
     generator: torch.Generator,
     prompt: str = '',
     length: int | None = None,
-    **how: Any,
+    **options: Any,
 ) -> list[str]:
-    """n samples, all of them written at the same time."""
-    start = dataset.encode(prompt)
-    if dataset.is_text:
-        start = start or [0]  # a text has no boundary to start from
-        max_tokens = length or TEXT_LENGTH
-        stop_token = None
-    else:
-        start = [0, *start]
-        max_tokens = length or 2 * dataset.max_len + 10
-        stop_token = 0
-    rows = [list(start) for _ in range(n)]
+    """Generate n samples in one batch."""
+    max_tokens = length or (TEXT_LENGTH if dataset.is_text else 2 * dataset.max_len + 10)
+    stop_token = -1 if dataset.is_text else 0
+    rows = [first_tokens(dataset, prompt) for _ in range(n)]
     idx = torch.tensor(rows)  # (n, T)
-    for numbers, tokens in generate(model, idx, generator, max_tokens, stop_token, **how):
-        for number, token in zip(numbers, tokens, strict=True):
-            rows[number].append(token)
+    for unfinished, tokens in generate(model, idx, generator, max_tokens, stop_token, **options):
+        for row, token in zip(unfinished, tokens, strict=True):
+            rows[row].append(token)
     texts = [dataset.decode(row) for row in rows]
     if dataset.is_text or dataset.chars:
         return texts
@@ -2149,7 +2152,7 @@ def sample_batch(
 def sample_forever(
     model: LanguageModel, dataset: CharDataset, seed: int, **how: Any
 ) -> Iterator[str]:
-    """An endless stream of samples. How many are taken does not change what they are."""
+    """Yield samples without end. They depend on the seed, not on how many are taken."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(ONE_BY_ONE):
         yield from sample_batch(model, dataset, 1, generator, **how)
@@ -2160,12 +2163,12 @@ def sample_forever(
         n = min(2 * n, LARGEST_BATCH)
 
 
-def leave_out(
-    samples: Iterable[str], unwanted: set[str], repeats: bool = False, pattern: str = ''
+def keep_wanted(
+    samples: Iterable[str], unwanted: set[str], unique: bool = False, pattern: str = ''
 ) -> Iterator[str]:
-    """The samples that match the pattern and are not unwanted; stops when hardly any are left.
+    """Yield the samples that match the pattern and are not among the unwanted ones.
 
-    With `repeats` a sample that came before is unwanted, too.
+    With `unique` each sample is yielded once. Stops after MAX_FAILURES unwanted samples in a row.
     """
     search = re.compile(pattern).search
     n_failures = 0
@@ -2174,11 +2177,11 @@ def leave_out(
             n_failures += 1
             if n_failures == MAX_FAILURES:
                 return
-        else:
-            n_failures = 0
-            if repeats:
-                unwanted.add(text)
-            yield text
+            continue
+        n_failures = 0
+        if unique:
+            unwanted.add(text)
+        yield text
 
 
 def sample(
@@ -2195,27 +2198,26 @@ def sample(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> list[str]:
-    """n samples, none of them empty; fewer if the model has no more that are wanted.
+    """n samples, none of them empty; fewer if too few are wanted.
 
-    With new_only they are not in the data. With match they are those of all samples in which the
-    regular expression is found. The same seed gives the same samples. The arguments are those of
-    the command line.
+    With new_only, samples that are in the data and repeats are skipped; with match, those in which
+    the regular expression is not found. The same seed gives the same samples. The arguments have
+    the names and limits of the flags on the command line.
     """
+    given = {'num_samples': n, 'seed': seed, 'match': match, 'prompt': prompt, 'length': length}
+    given |= {'temperature': temperature, 'top_k': top_k, 'top_p': top_p}
+    options = {name: check_value(name, value) for name, value in given.items()}
+    n = options.pop('num_samples')
+    match = options.pop('match')
     unwanted = {''}
     if new_only:
         unwanted.update(dataset.train_lines, dataset.heldout_lines)
-    n = check_value('num_samples', n)
-    seed = check_value('seed', seed)
-    match = check_value('match', match)
-    how = {'prompt': prompt, 'length': length}
-    how |= {'temperature': temperature, 'top_k': top_k, 'top_p': top_p}
-    how = {name: check_value(name, value) for name, value in how.items()}
+    total = None if new_only or match else n
     with eval_mode(model):
-        samples = sample_forever(model, dataset, seed, **how)
-        total = None if new_only or match else n
-        shown = {'total': total, 'unit': ' samples', 'delay': 1, 'leave': False}
-        with progress_bar(samples, 'sampling', **shown) as drawn:
-            wanted = leave_out(drawn, unwanted, repeats=new_only, pattern=match)
+        samples = sample_forever(model, dataset, **options)
+        bar = progress_bar(samples, 'sampling', total=total, unit=' samples', delay=1, leave=False)
+        with bar as drawn:
+            wanted = keep_wanted(drawn, unwanted, unique=new_only, pattern=match)
             return list(itertools.islice(wanted, n))
 
 
@@ -2231,14 +2233,14 @@ def stream_text(
     prompt: str,
     seed: int,
     length: int | None,
-    **how: Any,
+    **options: Any,
 ) -> Iterator[str]:
     """One sample of a text: the prompt, then the generated text piece by piece."""
     yield prompt
     generator = torch.Generator().manual_seed(seed)
-    idx = torch.tensor([dataset.encode(prompt) or [0]])  # (1, T)
+    idx = torch.tensor([first_tokens(dataset, prompt)])  # (1, T)
     with eval_mode(model):
-        steps = generate(model, idx, generator, length or TEXT_LENGTH, None, **how)
+        steps = generate(model, idx, generator, length or TEXT_LENGTH, stop_token=-1, **options)
         yield from dataset.tokenizer.decode_stream(tokens[0] for _, tokens in steps)
 
 
@@ -2246,6 +2248,14 @@ def stream_text(
 # checkpoints
 
 CHECKPOINT_VERSION = 2
+# What may differ between the saved state of a data set and that of the input file, in words.
+CONTENTS = {
+    'chars': 'characters',
+    'byte_pairs': 'byte pairs',
+    'text_hash': 'text',
+    'train_lines': 'lines in train',
+    'heldout_lines': 'lines in dev and test',
+}
 METRICS = 'metrics.jsonl'  # in the folder of a run: a line of JSON for every evaluation
 
 # Folders of curves in that of a run. TensorBoard shows curves of one name, here `loss`, in one card
@@ -2271,13 +2281,14 @@ class Run:
     folder: Path | None = None
     device: torch.device | str = 'cpu'
     optimizer: torch.optim.Optimizer | None = None
-    backward: Callable | None = None  # computes the gradients; None: autograd does
+    backward: Callable | None = None  # computes the loss and the gradients; see choose_backward
     step: int = 0
     best_loss: float = math.inf  # lowest dev loss so far
     best_step: int = 0  # where that was
     seconds: float = 0.0  # spent on training
     history: list[dict[str, Any]] = field(default_factory=list)  # the lines of metrics.jsonl
     ngram_loss: float | None = None  # dev loss of n-gram counts on the same data, if it is known
+    writers: dict[str, Any] = field(default_factory=dict)  # TensorBoard's, by folder of curves
 
     def __repr__(self) -> str:
         kind = self.config.type
@@ -2285,7 +2296,7 @@ class Run:
 
 
 def save_checkpoint(run: Run, name: str):
-    """Save best.pt, to sample from, or last.pt, with what resuming needs; rank 0 writes it."""
+    """Save a checkpoint, on rank 0: best.pt for sampling, or last.pt, which can be resumed."""
     if get_rank() > 0:
         return
     optimizer_state = None
@@ -2307,7 +2318,7 @@ def save_checkpoint(run: Run, name: str):
 
 @contextlib.contextmanager
 def damage_reported(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged or hostile file can raise into one line."""
+    """Turn any exception that a damaged or hostile file causes into a UserError of one line."""
     try:
         yield
     except Exception as error:
@@ -2340,7 +2351,7 @@ def load_checkpoint(path: Path, cli_args: dict | None = None) -> tuple[Run, Any]
     config = resolve_config(cli_args or {}, settings)
     with damage_reported(path):
         run = build_run(content, config, path.parent)
-        sample(run.model, run.dataset, 1, length=1)  # what loads may still fail in its first step
+        sample(run.model, run.dataset, 1, length=1)  # weights that load may still not fit together
     return run, content['optimizer']
 
 
@@ -2395,28 +2406,22 @@ def write_history(run: Run):
         write_atomically(run.folder / METRICS, lambda file: file.write(content))
 
 
-def read_data_again(run: Run):
-    """Give a run that was loaded its tokens again, from the input file."""
+def reload_data(run: Run):
+    """Read the input file of a loaded run again: a checkpoint holds no tokens."""
     saved = run.dataset.state()
     run.config, run.dataset = load_data(run.config, run.folder)
     check_same_data(run, saved)
 
 
 def check_same_data(run: Run, saved: dict[str, Any]):
-    """Refuse to resume a run on other data than it was trained on."""
+    """Raise a UserError if the input file is not the one that the run was trained on."""
     state = run.dataset.state()
-    for name, what in (
-        ('chars', 'characters'),
-        ('byte_pairs', 'byte pairs'),
-        ('text_hash', 'text'),
-        ('train_lines', 'lines in train'),
-        ('heldout_lines', 'lines in dev and test'),
-    ):
+    for name, content in CONTENTS.items():
         if state[name] != saved[name]:
             path = name_input(run.config.input_file)
-            hint = 'start a new run'
             raise UserError(
-                f'{path} has other {what} than the data that {run.folder} was trained on: {hint}'
+                f'{path} has other {content} than the data that {run.folder} was trained on: '
+                'start a new run'
             )
 
 
@@ -2433,31 +2438,31 @@ def load(
     if with_data:
         if with_data is not True:
             run.config = replace(run.config, input_file=with_data)
-        read_data_again(run)
+        reload_data(run)
     return run.model.to(init_device(device)).eval(), run.dataset
 
 
-def is_same_list(path: str, other: str) -> bool:
+def is_same_file(path: str, other: str) -> bool:
     """Whether two values of --input-file name the same file."""
     return os.path.abspath(path) == os.path.abspath(other)
 
 
 def is_wanted(path: Path, wanted: dict[str, Any]) -> bool:
-    """Whether a checkpoint has the wanted type, and was trained on the wanted list."""
+    """Whether a checkpoint is of the wanted type and was trained on the wanted file, if given."""
     try:
         _, settings = read_checkpoint(path)
     except UserError:  # damaged
         return False
-    found = {**settings, **wanted}
-    on_list = is_same_list(found['input_file'], settings['input_file'])
-    return on_list and found['type'] == settings['type']
+    is_type = wanted.get('type', settings['type']) == settings['type']
+    input_file = wanted.get('input_file', settings['input_file'])
+    return is_type and is_same_file(input_file, settings['input_file'])
 
 
 def find_run(cli_args: dict[str, Any], name: str) -> Path:
-    """The folder of the run that the flags mean: the one that has a file with this name.
+    """The folder of a run that has a file with this name.
 
-    It is -o itself, or the newest run below it (default: below out/), of the --type and on the
-    list that were given.
+    It is -o itself, or else the newest run below -o (default: out/) that has the --type and the -i
+    that were given.
     """
     folder = Path(cli_args.get('work_dir') or 'out')
     if (folder / name).exists():
@@ -2503,11 +2508,11 @@ def claim_run_dir(config: Config) -> tuple[Path, Any]:
         folder = Path(config.work_dir) if config.work_dir else make_numbered_dir(name_run(config))
         folder.mkdir(parents=True, exist_ok=True)
         lock = lock_run_dir(folder)
-        check_work_dir(config)  # another run may have ended here since the first look
+        check_work_dir(config)  # another run may have finished here since new_run checked
         for pattern in RUN_FILES:
             for path in folder.glob(pattern):
                 path.unlink()
-        sync_folder(folder)  # nothing of an old run may come back beside the new one
+        sync_folder(folder)  # after a power loss no old file may come back
         if lock:
             torchrun.sign_lock(lock)
         claimed = [folder]
@@ -2540,12 +2545,12 @@ def make_numbered_dir(name: str) -> Path:
 # -----------------------------------------------------------------------------
 # evaluation and training
 
-EARLY_BATCHES = 4  # a run that is stopped early is evaluated on as many lines as these hold
-SLOW_STEPS = 10  # what is only done once, such as choosing algorithms, makes the first steps slow
+EARLY_BATCHES = 4  # that a run is evaluated on if it is stopped early
+SLOW_STEPS = 10  # the first steps are slow: memory is allocated, kernels are chosen
 
 
 def open_writer(folder: Path, first_step: int) -> Any:
-    """A writer for TensorBoard, which then forgets what the folder has from first_step on."""
+    """A TensorBoard writer; older points in the folder from first_step on are hidden."""
     folder.mkdir(exist_ok=True)
     if HAVE_EXTRAS:
         return board.EventWriter(folder, first_step)
@@ -2568,10 +2573,13 @@ def open_writers(run: Run) -> dict[str, Any]:
     if run.ngram_loss is not None:
         first_steps['n-gram'] = run.step
     try:
-        return {name: open_writer(run.folder / name, step) for name, step in first_steps.items()}
+        writers = {name: open_writer(run.folder / name, step) for name, step in first_steps.items()}
     except ImportError:
         print0('TensorBoard is not installed, so there are no curves: pip install tensorboard')
         return {}
+    if run.config.diagnose:
+        writers['.'].add_chart(diagnostics.UPDATES, f'{diagnostics.UPDATES}/.*')
+    return writers
 
 
 def find_ngram_loss(run: Run) -> float | None:
@@ -2588,26 +2596,32 @@ def has_dev(run: Run) -> bool:
     return len(run.dataset.spans['dev'].starts) > 0
 
 
-def add_scalars(writer: Any, step: int, values: dict[str, float]):
-    """Add a point to each of some curves, if there is a writer."""
-    if writer:
+def add_scalars(run: Run, folder: str, values: dict[str, float]):
+    """Add a point to each of some curves, if TensorBoard has a writer for that folder."""
+    if folder in run.writers:
         for name, value in values.items():
-            writer.add_scalar(name, value, step)
+            run.writers[folder].add_scalar(name, value, run.step)
+
+
+def check_signals(signals: Sequence[int]):
+    """Raise Stopped if a signal has reached any of the processes."""
+    if sum_over_ranks(len(signals))[0] > 0:
+        raise Stopped
 
 
 def evaluation_batches(
-    dataset: CharDataset, split: str, device: torch.device
+    dataset: CharDataset, split: str, device: torch.device, signals: Sequence[int] = ()
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Inputs and targets of all items of a split, of this process's part with several processes.
+    """Batches (x, y) of this process's share of a split; raises Stopped after a signal.
 
-    Batches are made of lines of similar length, so that there is little padding. The spans of a
-    huge text are blocks spread over the split.
+    Lines of similar length share a batch, so that there is little padding. The spans of a huge
+    text are blocks spread over the split.
     """
     spans = dataset.spans[split]
     order = spans.lengths.argsort(stable=True)[get_rank() :: get_world_size()]
     shown = {'desc': f'evaluating on {split}', 'unit': ' items', 'delay': 1, 'leave': False}
     with progress_bar(total=len(order), **shown) as bar:
-        while len(order):  # the longest first: if memory is short, it fails at once
+        while len(order) and not signals:  # the longest first: if memory is short, it fails at once
             longest = int(spans.lengths[order[-1]])
             batch_size = max(1, 2**13 // longest)
             rows = order[-batch_size:]
@@ -2615,6 +2629,7 @@ def evaluation_batches(
             batch = Spans(spans.starts[rows], spans.lengths[rows])
             yield pad_batch(dataset.tokens, batch, device)
             bar.update(len(rows))
+    check_signals(signals)
 
 
 @torch.no_grad()
@@ -2623,7 +2638,7 @@ def evaluate(
 ) -> float | None:
     """Exact mean loss per token over a whole split: train, dev or test. None if it is empty.
 
-    Raises Stopped as soon as there is something in the list of signals.
+    A signal in the list stops the evaluation: it raises Stopped.
     """
     if dataset.tokens is None:
         raise UserError('this data set has no tokens to evaluate on: load it with with_data=True')
@@ -2632,32 +2647,24 @@ def evaluate(
     total_loss = 0.0
     total_tokens = 0
     with eval_mode(model):
-        for x, y in evaluation_batches(dataset, split, device_of(model)):
-            if signals:
-                break
+        for x, y in evaluation_batches(dataset, split, device_of(model), signals):
             n_tokens = int((y >= 0).sum())
             total_loss += model(x, y).item() * n_tokens
             total_tokens += n_tokens
-    total_loss, total_tokens, n_signals = sum_over_ranks(total_loss, total_tokens, len(signals))
-    if n_signals:
-        raise Stopped
+    total_loss, total_tokens = sum_over_ranks(total_loss, total_tokens)
     return total_loss / total_tokens if total_tokens else None
 
 
 def update_mix(run: Run, split: str, signals: Sequence[int] = ()) -> float:
-    """Let the members of a mix keep what is better, fit their weights; the loss of the mixture.
+    """Update the members and the weights of a mix (see Mix.update); the loss of the mixture.
 
-    Raises Stopped as `evaluate` does. What a member has kept by then stays right.
+    Raises Stopped as `evaluate` does; the members that were updated before are valid.
     """
 
     def compute_losses(model: LanguageModel) -> torch.Tensor:
-        losses = []
-        for x, y in evaluation_batches(run.dataset, split, run.device):
-            if signals:
-                break
+        losses = [torch.empty(0)]  # a process may have no line of a tiny split
+        for x, y in evaluation_batches(run.dataset, split, run.device, signals):
             losses.append(model.token_losses(x, y).cpu())
-        if sum_over_ranks(len(signals))[0]:
-            raise Stopped
         return torch.cat(losses)
 
     has_heldout = split == 'dev' and run.config.split != 'all'
@@ -2708,11 +2715,11 @@ def wrap_model(run: Run) -> nn.Module:
     return net
 
 
-def choose_backward(run: Run) -> Callable | None:
-    """The function that computes the gradients for --backprop; None for autograd."""
+def choose_backward(run: Run) -> Callable:
+    """The function that computes the loss and the gradients: that of --backprop."""
     config = run.config
     if config.backprop == 'autograd':
-        return None
+        return backward_autograd
     need_extras(f'--backprop {config.backprop}')
     if get_world_size() > 1:
         raise UserError(f'--backprop {config.backprop} works in a single process only')
@@ -2725,12 +2732,18 @@ def choose_backward(run: Run) -> Callable | None:
 def backward_autograd(
     net: nn.Module, x: torch.Tensor, y: torch.Tensor, weight: float = 1.0
 ) -> torch.Tensor:
-    """The loss; its gradients, times the weight, are left in the parameters. bfloat16 on CUDA."""
+    """The loss of a batch; the gradients of weight * loss are added to p.grad. bfloat16 on CUDA."""
     with torch.autocast('cuda', torch.bfloat16, enabled=x.is_cuda):
         loss = net(x, y)
-    weighted = loss if weight == 1 else loss * weight
-    weighted.backward()
+    (loss * weight).backward()
     return loss
+
+
+def clip_gradients(model: LanguageModel, max_norm: float | None) -> torch.Tensor:
+    """Scale the gradients of each net down to max_norm; the largest norm before that."""
+    clip_grad_norm = fast.clip_grad_norm if HAVE_EXTRAS else nn.utils.clip_grad_norm_
+    norms = [clip_grad_norm(net.parameters(), max_norm or math.inf) for net in model.learners]
+    return max(norms)
 
 
 def train_step(run: Run, net: nn.Module, lr: float) -> tuple[float, float]:
@@ -2739,28 +2752,20 @@ def train_step(run: Run, net: nn.Module, lr: float) -> tuple[float, float]:
     for group in run.optimizer.param_groups:
         group['lr'] = lr
     x, y, weight = get_batch(run.dataset, config, run.step, run.device)
-    # dropout is seeded by (seed, step), so that a resumed run drops the same
-    torch.manual_seed(make_generator(config.seed, run.step, get_rank()).initial_seed())
+    # dropout depends on (seed, step), so that a resumed run drops the same activations
+    torch.manual_seed(make_seed(config.seed, run.step, get_rank()))
 
     # forward, backward, update
     run.optimizer.zero_grad(set_to_none=True)
-    if run.backward is None:
-        loss = backward_autograd(net, x, y, weight)
-    else:  # --backprop manual or micrograd
-        loss = run.backward(run.model, x, y, weight)
-    clip_grad_norm = fast.clip_grad_norm if HAVE_EXTRAS else nn.utils.clip_grad_norm_
-    learners = run.model.learners
-    grad_norms = []
-    for learner in learners:
-        grad_norms.append(clip_grad_norm(learner.parameters(), config.grad_clip or math.inf))
+    loss = run.backward(net, x, y, weight)
+    grad_norm = clip_gradients(run.model, config.grad_clip)
     run.optimizer.step()
     run.step += 1
-    return loss.item() / len(learners), max(grad_norms).item()
+    # the loss of a mix is the sum over its nets
+    return loss.item() / len(run.model.learners), grad_norm.item()
 
 
-def diagnosed_step(
-    run: Run, net: nn.Module, lr: float, writers: dict[str, Any]
-) -> tuple[float, float]:
+def diagnosed_step(run: Run, net: nn.Module, lr: float) -> tuple[float, float]:
     """A training step that reports on activations, gradients and updates."""
     x, y, _ = get_batch(run.dataset, run.config, run.step, run.device)
     activations = diagnostics.observe_activations(run.model, x, y)
@@ -2773,14 +2778,15 @@ def diagnosed_step(
     for found in reports:
         for line in found.lines:
             print0(f'step {run.step:6} | {line}')
-        if writers:
-            board.add_report(writers['train'], found, run.step)
-    draw_diagnosis(run, *reports, writers)
+        if run.writers:
+            board.add_report(run.writers['train'], found, run.step)
+    if get_rank() == 0 and pictures.is_installed():
+        save_pictures(run, pictures.draw_diagnosis(*reports))
     return loss, grad_norm
 
 
 def check_finite(run: Run, **values: float):
-    """Stop a run whose numbers have become infinite or nan."""
+    """Raise a RunError if one of the values is infinite or nan."""
     if not all(math.isfinite(value) for value in values.values()):
         found = ', '.join(f'{name.replace("_", " ")} {value}' for name, value in values.items())
         raise RunError(
@@ -2789,17 +2795,15 @@ def check_finite(run: Run, **values: float):
         )
 
 
-def add_metrics(run: Run, losses: list[float], dev_loss: float):
+def add_metrics(run: Run, train_loss: float | None, dev_loss: float):
     """Add a dict to the history of the run, and the same as a line to its metrics.jsonl.
 
     Where no step was taken since the last evaluation, train_loss and lr are None.
     """
     if run.history and run.history[-1]['step'] == run.step:  # from before the run was resumed
         return
-    metrics = {'step': run.step, 'train_loss': None, 'dev_loss': dev_loss, 'lr': None}
-    if losses:
-        metrics['train_loss'] = sum(losses) / len(losses)
-        metrics['lr'] = get_lr(run.config, run.step - 1)  # of the last step
+    lr = None if train_loss is None else get_lr(run.config, run.step - 1)  # of the last step
+    metrics = {'step': run.step, 'train_loss': train_loss, 'dev_loss': dev_loss, 'lr': lr}
     metrics['seconds'] = run.seconds
     run.history.append(metrics)
     if get_rank() > 0:
@@ -2812,22 +2816,17 @@ def add_metrics(run: Run, losses: list[float], dev_loss: float):
         raise RunError(f'cannot write {path}: {error.strerror}') from None
 
 
-def evaluate_and_save(
-    run: Run, losses: list[float], writers: dict[str, Any], signals: Sequence[int] = ()
-):
+def evaluate_and_save(run: Run, losses: list[float], signals: Sequence[int] = ()):
     """Evaluate on dev, report it, and save; `losses` are those of the steps since last time."""
     split = 'dev' if has_dev(run) else 'train'
-    name = 'dev loss' if has_dev(run) else 'loss on all of train'
-    is_mix = isinstance(run.model, Mix)
-    if is_mix:
+    if isinstance(run.model, Mix):
         dev_loss = update_mix(run, split, signals)
     else:
         dev_loss = evaluate(run.model, run.dataset, split, signals)
-    report_losses(run, losses, name, dev_loss, writers)
-    if is_mix and dev_loss < run.best_loss:
-        report_members(run, writers)
+    train_loss = sum(losses) / len(losses) if losses else None
+    report_losses(run, train_loss, dev_loss)
     check_finite(run, dev_loss=dev_loss)
-    add_metrics(run, losses, dev_loss)
+    add_metrics(run, train_loss, dev_loss)
 
     # best.pt first, because a run may be killed between the two: resume_run looks into both
     if dev_loss < run.best_loss:
@@ -2858,31 +2857,33 @@ def save_early_best(run: Run):
         save_checkpoint(replace(run, best_loss=loss), 'best.pt')
 
 
-def report_losses(
-    run: Run, losses: list[float], name: str, dev_loss: float, writers: dict[str, Any]
-):
+def report_losses(run: Run, train_loss: float | None, dev_loss: float):
     """Print the losses, and write them for TensorBoard."""
-    train_part = ''
-    if losses:
-        train_part = f'train loss {sum(losses) / len(losses):.4f} | '
-    is_best = run.step > 0 and dev_loss < run.best_loss
-    mark = ' | best so far' if is_best else ''
+    name = 'dev loss' if has_dev(run) else 'loss on all of train'
+    train_part = '' if train_loss is None else f'train loss {train_loss:.4f} | '
+    is_best = dev_loss < run.best_loss
+    mark = ' | best so far' if is_best and run.step > 0 else ''
     print0(f'step {run.step:6} | {train_part}{name} {dev_loss:.4f}{mark}')
-    add_scalars(writers.get('dev' if has_dev(run) else 'all'), run.step, {'loss': dev_loss})
-    add_scalars(writers.get('n-gram'), run.step, {'loss': run.ngram_loss})  # a level line
-    for writer in writers.values():
+    if run.step == 0 and run.model.starts_uniform:
+        print0(f'initial {name} {compare_with_uniform(dev_loss, run.dataset.vocab_size)}')
+    if is_best and isinstance(run.model, Mix):
+        report_members(run)
+    add_scalars(run, 'dev' if has_dev(run) else 'all', {'loss': dev_loss})
+    add_scalars(run, 'n-gram', {'loss': run.ngram_loss})  # a level line
+    for writer in run.writers.values():
         writer.flush()
 
-    if run.step == 0 and run.model.starts_uniform:
-        vocab_size = run.dataset.vocab_size
-        uniform = math.log(vocab_size)
-        is_far = abs(dev_loss / uniform - 1) > 0.1
-        warning = '; more than 10 % apart: check the initialization' if is_far else ''
-        guess = f'uniform guess: ln {vocab_size} = {uniform:.4f}'
-        print0(f'initial {name} {dev_loss:.4f} ({guess}){warning}')
+
+def compare_with_uniform(loss: float, vocab_size: int) -> str:
+    """The loss before training beside that of a uniform guess, which it should be close to."""
+    uniform = math.log(vocab_size)
+    line = f'{loss:.4f} (uniform guess: ln {vocab_size} = {uniform:.4f})'
+    if abs(loss / uniform - 1) > 0.1:
+        line += '; more than 10 % apart: check the initialization'
+    return line
 
 
-def report_members(run: Run, writers: dict[str, Any]):
+def report_members(run: Run):
     """Print the dev loss and the weight of each member of a mix, and write them as curves."""
     curves = {}
     parts = []
@@ -2893,19 +2894,19 @@ def report_members(run: Run, writers: dict[str, Any]):
         curves[f'member loss/{name}'] = loss
         curves[f'member weight/{name}'] = weight
     print0(f'step {run.step:6} | {", ".join(parts)}')
-    add_scalars(writers.get('.'), run.step, curves)
+    add_scalars(run, '.', curves)
 
 
-def print_few_samples(run: Run, writers: dict[str, Any]):
+def print_few_samples(run: Run):
     """Print a few samples on one line, or a piece of text."""
     n = 1 if run.dataset.is_text else min(SAMPLES_DURING_TRAINING, run.config.num_samples)
     samples = sample(run.model, run.dataset, n, **sampling_options(run.config))
     if samples:
         print_result(', '.join(samples))
-        add_samples(writers, run.step, 'during training', samples)
+        add_samples(run, 'during training', samples)
 
 
-def print_final_samples(run: Run, writers: dict[str, Any]):
+def print_final_samples(run: Run):
     """Print a short list of samples at each of two temperatures, one sample per line."""
     options = sampling_options(run.config)
     temperatures = [run.config.temperature]
@@ -2921,17 +2922,17 @@ def print_final_samples(run: Run, writers: dict[str, Any]):
         marks = itertools.repeat('new') if run.dataset.is_text else run.dataset.classify(samples)
         for text, mark in zip(samples, marks, strict=False):
             print_result(f'  {text}' if mark == 'new' else f'  {text} ({mark})')
-        add_samples(writers, run.step, f'temperature {temperature}', samples)
+        add_samples(run, f'temperature {temperature}', samples)
 
 
-def add_samples(writers: dict[str, Any], step: int, name: str, samples: list[str]):
+def add_samples(run: Run, name: str, samples: list[str]):
     """Show samples in TensorBoard, if it is installed."""
-    if writers:
-        writers['.'].add_text(f'samples/{name}', as_code(samples), step)
+    if run.writers:
+        run.writers['.'].add_text(f'samples/{name}', as_code(samples), run.step)
 
 
 def as_code(texts: list[str]) -> str:
-    """Texts for TensorBoard, which takes them for Markdown: a block of code, so as they are."""
+    """Texts as a Markdown code block, so that TensorBoard shows them verbatim."""
     lines = [line for text in texts for line in text.split('\n')]
     block = '\n'.join(f'    {line}' for line in lines)
     return block.encode(errors='replace').decode()  # UTF-8 cannot hold half of a surrogate pair
@@ -2971,7 +2972,7 @@ def stop_signals() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def interruptible(signals: list[int]) -> Iterator[None]:
-    """What is done inside changes no weights, so that the first signal already ends it at once."""
+    """Let the first signal end the block at once, which is safe where no weights change."""
 
     def handle(number: int, frame: Any):
         signals.append(number)
@@ -3005,77 +3006,76 @@ def is_due(interval: int | None, step: int) -> bool:
 
 
 def has_stalled(run: Run) -> bool:
-    """Whether the dev loss has not become lower for --patience steps."""
+    """Whether the dev loss has not improved for --patience steps."""
     patience = run.config.patience or math.ceil(run.config.max_steps / 3)
     return run.step - run.best_step >= patience
 
 
-def train_model(run: Run, writers: dict[str, Any], signals: list[int]):
-    """Train until max_steps, or until dev stalls; raises Stopped if a signal comes before."""
+def log_step(run: Run, loss: float, grad_norm: float, lr: float, tokens_per_second: float):
+    """Write the curves of a training step for TensorBoard, of later ones only every tenth."""
+    if run.step <= 100 or run.step % 10 == 0:  # the first steps change most
+        curves = {'loss': loss, 'training/gradient norm': grad_norm, 'training/learning rate': lr}
+        curves['training/tokens per second'] = tokens_per_second
+        add_scalars(run, 'train', curves)
+
+
+def train_model(run: Run, signals: list[int]):
+    """Train until max_steps or until the dev loss stalls; raises Stopped after a signal."""
     config = run.config
-    first_step = run.step
-    time_left = TimeLeft(first_step, config.max_steps)
     net = wrap_model(run)
     run.model.train()
     losses: list[float] = []  # of the steps since the last evaluation
     tokens_per_step = config.batch_size * run.dataset.spans['train'].lengths.double().mean().item()
+    time_left = TimeLeft(run.step, config.max_steps)
+    announced_step = run.step + 3 * SLOW_STEPS  # without a progress bar the time left is said once
 
-    shown = '{percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}{postfix}'
-    with progress_bar(total=config.max_steps, initial=run.step, bar_format=shown) as bar:
+    bar_format = '{percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}{postfix}'
+    with progress_bar(total=config.max_steps, initial=run.step, bar_format=bar_format) as bar:
         while True:
             last_step = run.step == config.max_steps
 
             # once in a while: evaluate and save, and print samples
             if last_step or is_due(config.eval_interval, run.step):
-                evaluate_and_save(run, losses, writers, signals)
+                evaluate_and_save(run, losses, signals)
                 losses = []
                 if has_stalled(run) and not last_step:
                     print0(f'no lower dev loss since step {run.best_step}: stopping early')
                     return
-            if sum_over_ranks(len(signals))[0] > 0:  # a signal to one process stops all
-                raise Stopped
+            check_signals(signals)
             if last_step:
                 return
             if run.step > 0 and is_due(config.sample_interval, run.step):
                 with interruptible(signals):
-                    print_few_samples(run, writers)
+                    print_few_samples(run)
 
             # one training step
             started = time.perf_counter()
             lr = get_lr(config, run.step)
-            if is_due(config.diagnose, run.step):
-                loss, grad_norm = diagnosed_step(run, net, lr, writers)
-            else:
-                loss, grad_norm = train_step(run, net, lr)
+            take_step = diagnosed_step if is_due(config.diagnose, run.step) else train_step
+            loss, grad_norm = take_step(run, net, lr)
             check_finite(run, loss=loss, gradient_norm=grad_norm)
             seconds = time.perf_counter() - started
 
             # log it
             losses.append(loss)
             run.seconds += seconds
-            if run.step <= 100 or run.step % 10 == 0:  # the first steps change most
-                curves = {'loss': loss, 'training/gradient norm': grad_norm}
-                curves['training/learning rate'] = lr
-                curves['training/tokens per second'] = tokens_per_step / seconds
-                add_scalars(writers.get('train'), run.step, curves)
+            log_step(run, loss, grad_norm, lr, tokens_per_step / seconds)
             left = time_left.estimate(run.step)
             bar.set_postfix_str(f'loss {loss:.4f}, lr {lr:.1e}, time left {left}', refresh=False)
             bar.update()
-            if bar.disable and run.step == first_step + 3 * SLOW_STEPS < config.max_steps:
-                print0(f'estimated time left: {left}')  # without a progress bar say it once
+            if bar.disable and run.step == announced_step < config.max_steps:
+                print0(f'estimated time left: {left}')
 
 
-def report(run: Run, writers: dict[str, Any]):
-    """Evaluate the best model on every split, the test split included, and save the result."""
-    best, _ = load_checkpoint(run.folder / 'best.pt')
-    run.model.load_state_dict(best.model.state_dict())  # the last weights stay in last.pt
+def compute_result(run: Run) -> dict[str, Any]:
+    """The content of result.json: the exact loss of every split, the novelty and the settings."""
     dataset = run.dataset
     losses = {split: evaluate(run.model, dataset, split) for split in ('train', 'dev', 'test')}
     novelty = 1.0
     if not dataset.is_text:
         classes = dataset.classify(sample(run.model, dataset, 1000, seed=run.config.seed))
         novelty = classes.count('new') / max(1, len(classes))
-    result = {
+    return {
         'type': run.config.type,
         'params': count_parameters(run.model),
         'steps': run.step,
@@ -3084,27 +3084,35 @@ def report(run: Run, writers: dict[str, Any]):
         'novelty': novelty,
         'settings': settings_to_save(run.config),
     }
+
+
+def report(run: Run):
+    """Evaluate the best model on every split, save the result, and print samples and losses."""
+    best, _ = load_checkpoint(run.folder / 'best.pt')
+    run.model.load_state_dict(best.model.state_dict())  # the last weights stay in last.pt
+    result = compute_result(run)
     if get_rank() == 0:
         content = json.dumps(result, indent=1).encode()
         write_atomically(run.folder / 'result.json', lambda file: file.write(content))
 
-    print_final_samples(run, writers)
-    for split, loss in losses.items():
-        if loss is not None:
-            print_result(describe_loss(split, loss, dataset))
-    if not dataset.is_text:
+    print_final_samples(run)
+    for split in ('train', 'dev', 'test'):
+        if result[split] is not None:
+            print_result(describe_loss(split, result[split], run.dataset))
+    novelty = result['novelty']
+    if not run.dataset.is_text:
         print_result(f'novelty: {100 * novelty:.0f} % of 1,000 samples are not in the data')
     if not run.model.is_counted:
         print0(f'best at step {best.step} (dev loss {best.best_loss:.4f}); this model is kept')
     if HAVE_EXTRAS and get_rank() == 0:
-        show_run(run, result, writers)
+        show_run(run, result)
     print0(f'sample more with: {command("--sample-only", "-o", run.folder)}')
-    if not dataset.is_text:
+    if not run.dataset.is_text:
         print0(advise(novelty))
 
 
 def advise(novelty: float) -> str:
-    """What to try if somebody does not like the samples."""
+    """A hint which sampling flags to try next."""
     if novelty < 0.5:
         return 'most samples are copies from the data: add --new-only, or --temperature 1.2'
     return 'too wild: add --temperature 0.7; too tame: add --temperature 1.2 or --new-only'
@@ -3127,26 +3135,28 @@ def describe_loss(split: str, loss: float, dataset: CharDataset) -> str:
 # pictures of a run
 
 
-def show_run(run: Run, result: dict[str, Any], writers: dict[str, Any]):
+def show_run(run: Run, result: dict[str, Any]):
     """Show a finished run in TensorBoard's table and projector, and in pictures."""
-    vectors = find_embedding(run)
-    if writers:
-        board.add_result(writers['.'], result, describe_run(run))
+    letters = token_letters(run.dataset)
+    vectors = pictures.find_embedding(run.model, letters)
+    if run.writers:
+        board.add_result(run.writers['.'], result, describe_run(run))
         if vectors is not None:
-            board.add_projector(writers['.'], vectors, token_letters(run.dataset))
+            board.add_projector(run.writers['.'], vectors, letters)
+    for writer in run.writers.values():
+        writer.flush()  # the pictures are drawn from its files
     if not pictures.is_installed():
         print0('matplotlib is not installed, so there are no pictures: pip install matplotlib')
         return
-    names = []
-    for name, png in draw_pictures(run, vectors, writers):
-        save_picture(run, name, png, writers)
-        names.append(f'{name}.png')
-    if names:
-        print0(f'pictures in {run.folder}: {", ".join(names)}')
+    pngs = draw_pictures(run, vectors)
+    save_pictures(run, pngs)
+    if pngs:
+        names = ', '.join(f'{name}.png' for name in pngs)
+        print0(f'pictures in {run.folder}: {names}')
 
 
 def describe_run(run: Run) -> str:
-    """The name of the run and the settings that are not those that its type prefers, as flags."""
+    """The name of a run, then as flags the settings that differ from the defaults of its type."""
     usual = resolve_config({'type': run.config.type})
     words = [run.folder.name]
     for name, setting in SETTINGS.items():
@@ -3170,93 +3180,45 @@ def count_tokens(dataset: CharDataset) -> torch.Tensor:
     return counts
 
 
-def find_embedding(run: Run) -> torch.Tensor | None:
-    """The first table of the model with a row for each letter; None if there is none."""
-    n_letters = len(token_letters(run.dataset))
-    for module in run.model.modules():
-        if isinstance(module, nn.Embedding) and len(module.weight) == n_letters:
-            return module.weight.detach().cpu()
-    return None
-
-
-def draw_pictures(
-    run: Run, vectors: torch.Tensor | None, writers: dict[str, Any]
-) -> Iterator[tuple[str, bytes]]:
-    """Names and PNGs of the pictures of a finished run."""
-    for writer in writers.values():
-        writer.flush()
-    if 'train' in writers:
-        unit = 'character' if run.dataset.chars else 'token'
-        curves = {}
-        for name in CURVES:
-            if name in writers:
-                curves[name] = board.read_curves(run.folder / name, 'loss')['loss']
-        yield 'loss', pictures.draw_losses(curves, unit)
+def draw_pictures(run: Run, vectors: torch.Tensor | None) -> dict[str, bytes]:
+    """PNGs of a finished run by name: its curves, and what it has learned about the letters."""
+    pngs = {}
+    if 'train' in run.writers:
+        folders = [run.folder / name for name in CURVES if name in run.writers]
+        losses = {folder.name: board.read_curves(folder, 'loss')['loss'] for folder in folders}
         updates = board.read_curves(run.folder / 'train', f'{diagnostics.UPDATES}/.*')
-        if updates:
-            yield 'updates', pictures.draw_updates(updates, diagnostics.GOOD_UPDATE)
+        unit = 'character' if run.dataset.chars else 'token'
+        pngs = pictures.draw_curves(losses, updates, unit, diagnostics.GOOD_UPDATE)
 
     letters = token_letters(run.dataset)
-    if len(letters) < 2:
-        return
     counts = count_tokens(run.dataset)
-    if vectors is not None:
-        yield 'embedding', pictures.draw_embedding(vectors, letters, counts)
-    if run.model.context == 1:
-        yield 'bigrams', pictures.draw_bigrams(run.model, letters, counts)
-    if vectors is not None or run.model.context == 1:
-        missing = pictures.find_missing_letters(letters, counts)
-        if missing:
-            codes = 'shown as codes until a font such as Noto is installed'
-            print0(f'pictures: no installed font has {missing}: {codes}')
+    of_letters = pictures.draw_letters(run.model, vectors, letters, counts)
+    missing = pictures.find_missing_letters(letters, counts) if of_letters else ''
+    if missing:
+        codes = 'shown as codes until a font such as Noto is installed'
+        print0(f'pictures: no installed font has {missing}: {codes}')
+    return pngs | of_letters
 
 
-def draw_diagnosis(run: Run, activations: Any, updates: Any, writers: dict[str, Any]):
-    """Draw what a diagnosis has seen, in the place of the pictures of the one before."""
-    if get_rank() > 0 or not pictures.is_installed():
-        return
-    if activations.outputs:
-        save_picture(run, 'activations', pictures.draw_activations(activations.outputs), writers)
-        save_picture(run, 'saturation', pictures.draw_saturation(activations.saturated), writers)
-    save_picture(run, 'gradients', pictures.draw_gradients(updates.gradients), writers)
-
-
-def save_picture(run: Run, name: str, png: bytes, writers: dict[str, Any]):
-    """Write a picture into the folder of the run, and show it in TensorBoard."""
-    write_atomically(run.folder / f'{name}.png', lambda file: file.write(png))
-    if writers:
-        writers['.'].add_png(f'pictures/{name}', png, run.step)
+def save_pictures(run: Run, pngs: dict[str, bytes]):
+    """Write pictures into the folder of the run, and show them in TensorBoard."""
+    for name, png in pngs.items():
+        write_atomically(run.folder / f'{name}.png', lambda file, png=png: file.write(png))
+        if run.writers:
+            run.writers['.'].add_png(f'pictures/{name}', png, run.step)
 
 
 # -----------------------------------------------------------------------------
 # command line
 
 FIND_LR_STEPS = 300
+COMMANDS = ('runs', 'sample_only', 'check_backprop', 'find_lr')  # flags that replace training
 SHORT_LIST = 5000  # lines to train on: below, other defaults are better
 
 # what --help shows; --help-all shows all
-MAIN_OPTIONS = (
-    'input_file',
-    'text',
-    'type',
-    'block_size',
-    'n_layer',
-    'n_embd',
-    'batch_size',
-    'learning_rate',
-    'max_steps',
-    'eval_interval',
-    'seed',
-    'work_dir',
-    'resume',
-    'runs',
-    'sample_only',
-    'num_samples',
-    'prompt',
-    'temperature',
-    'new_only',
-    'match',
-)
+MAIN_OPTIONS = ['input_file', 'text', 'type', 'block_size', 'n_layer', 'n_embd', 'batch_size']
+MAIN_OPTIONS += ['learning_rate', 'max_steps', 'eval_interval', 'seed', 'work_dir', 'resume']
+MAIN_OPTIONS += ['runs', 'sample_only', 'num_samples', 'prompt', 'temperature', 'new_only', 'match']
 
 
 def describe_default(name: str, model_type: str) -> str:
@@ -3352,17 +3314,16 @@ def parse_args(argv: list[str] | None = None) -> dict[str, Any]:
         if not word.startswith('-'):
             hint = f'; name a file with -i {word}'
         raise UserError(f'{" ".join(unknown)}: no such option{hint}; --help-all lists all options')
-    # argparse takes the value of --prompt=-- for the end of all options, and leaves an empty list
-    cli_args = {name: '--' if value == [] else value for name, value in vars(namespace).items()}
+    cli_args = {}
+    for name, value in vars(namespace).items():
+        # argparse takes the value of --prompt=-- for the end of all options, and leaves []
+        cli_args[name] = '--' if value == [] else value
     if 'help' in cli_args or 'help_all' in cli_args:
         model_type = check_value('type', cli_args.get('type', Config.type))
         print_result(make_parser(model_type, is_short='help' in cli_args).format_help())
         sys.exit(0)
 
-    # what commands for the original makemore may contain and this one ignores
-    for name, value in (('num_workers', None), ('max_steps', '-1'), ('top_k', '-1')):
-        if name in cli_args and value in (None, cli_args[name]):
-            print0(f'{flag_of(name)} {cli_args.pop(name)} is ignored')
+    drop_old_flags(cli_args)
     check_modes(cli_args)
     prompt = cli_args.get('prompt', '')
     if prompt.startswith('@'):
@@ -3371,9 +3332,17 @@ def parse_args(argv: list[str] | None = None) -> dict[str, Any]:
     return {name: check_value(name, value) for name, value in cli_args.items()}
 
 
+def drop_old_flags(cli_args: dict[str, Any]):
+    """Drop what commands for the original makemore may contain and this one ignores."""
+    ignored = {'num_workers': cli_args.get('num_workers'), 'max_steps': '-1', 'top_k': '-1'}
+    for name, value in ignored.items():
+        if name in cli_args and cli_args[name] == value:
+            print0(f'{flag_of(name)} {cli_args.pop(name)} is ignored')
+
+
 def check_modes(cli_args: dict[str, Any]):
     """Refuse flags that exclude each other."""
-    modes = ('sample_only', 'resume', 'overwrite', 'runs', 'check_backprop', 'find_lr')
+    modes = (*COMMANDS, 'resume', 'overwrite')
     given_modes = [flag_of(mode) for mode in modes if mode in cli_args]
     if len(given_modes) > 1:
         raise UserError(f'{" and ".join(given_modes)} exclude each other: choose one')
@@ -3391,7 +3360,7 @@ def default_input_file() -> str:
 
 
 def is_short_list(dataset: CharDataset) -> bool:
-    """Whether a list is so short that other defaults are better."""
+    """Whether the data is a list of fewer than SHORT_LIST lines."""
     return not dataset.is_text and len(dataset.spans['train'].starts) < SHORT_LIST
 
 
@@ -3429,20 +3398,20 @@ def choose_batch_size(config: Config, dataset: CharDataset) -> int:
 
 
 def adapt_to_size(config: Config, dataset: CharDataset, cli_args: dict[str, Any]) -> Config:
-    """The settings with what depends on the size of the data, where nothing was typed."""
+    """The settings, with defaults that suit the size of the data where no flag was given."""
     if config.type == 'mix':
         config = complete_mix(config, dataset, cli_args)
     batch_size = cli_args.get('batch_size') or choose_batch_size(config, dataset)
     # small batches are noisy, so the learning rate falls with the square root of their size
     learning_rate = config.learning_rate * (batch_size / config.batch_size) ** 0.5
-    changes = {'batch_size': batch_size, 'learning_rate': learning_rate}
+    defaults = {'batch_size': batch_size, 'learning_rate': learning_rate}
     if not dataset.is_text:
-        epochs = 40 if is_short_list(dataset) else 100  # by then it is known by heart
+        epochs = 40 if is_short_list(dataset) else 100  # by then a net has memorized the list
         most_steps = max(400, epochs * len(dataset.spans['train'].starts) // batch_size)
-        changes['max_steps'] = min(config.max_steps, most_steps)
-        changes['eval_interval'] = min(config.eval_interval, most_steps // 40)
-    untyped = {name: value for name, value in changes.items() if name not in cli_args}
-    return replace(config, **untyped)
+        defaults['max_steps'] = min(config.max_steps, most_steps)
+        defaults['eval_interval'] = min(config.eval_interval, most_steps // 40)
+    not_given = {name: value for name, value in defaults.items() if name not in cli_args}
+    return replace(config, **not_given)
 
 
 def new_run(cli_args: dict[str, Any], device: torch.device) -> tuple[Run, Any]:
@@ -3470,7 +3439,7 @@ def resume_run(cli_args: dict[str, Any], device: torch.device) -> tuple[Run, Any
     folder = find_run(cli_args, 'last.pt')
     lock = lock_run_dir(folder) if get_rank() == 0 else None
     run, optimizer_state = load_checkpoint(folder / 'last.pt', cli_args)
-    read_data_again(run)
+    reload_data(run)
     if run.step > run.config.max_steps:
         limit = f'--max-steps {run.config.max_steps}'
         raise UserError(f'{folder} is at step {run.step}, beyond {limit}: choose a larger one')
@@ -3480,10 +3449,7 @@ def resume_run(cli_args: dict[str, Any], device: torch.device) -> tuple[Run, Any
 
 
 def find_best(run: Run) -> tuple[float, int]:
-    """The lowest dev loss so far, and its step.
-
-    It is infinite if best.pt is missing, damaged or of another run.
-    """
+    """The lowest dev loss so far and its step; inf if best.pt is missing or not usable."""
     path = run.folder / 'best.pt'
     try:
         best, _ = load_checkpoint(path)
@@ -3500,14 +3466,14 @@ def find_best(run: Run) -> tuple[float, int]:
 
 
 def is_finished(run: Run) -> bool:
-    """Whether the final report of a run was written at the step that it is at."""
+    """Whether the final report of a run, result.json, was written at its current step."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return json.loads((run.folder / 'result.json').read_bytes())['steps'] == run.step
     return False
 
 
 def start_run(run: Run, device: torch.device, optimizer_state: dict | None = None) -> Run:
-    """The run on its device, with its optimizer. Counting stays on the CPU."""
+    """Put a run on its device and make its optimizer; the run."""
     if run.config.diagnose:
         need_extras('--diagnose')
     if run.config.batch_size < get_world_size():
@@ -3516,9 +3482,8 @@ def start_run(run: Run, device: torch.device, optimizer_state: dict | None = Non
     run.backward = choose_backward(run)
     run.device = choose_device(run.model, device)
     run.model.to(run.device)
-    if run.model.is_counted:
-        return run
-    run.optimizer = make_optimizer(run.config, run.model, run.device, optimizer_state)
+    if not run.model.is_counted:
+        run.optimizer = make_optimizer(run.config, run.model, run.device, optimizer_state)
     return run
 
 
@@ -3543,6 +3508,28 @@ def open_run(cli_args: dict[str, Any], device: torch.device) -> Iterator[Run]:
 
 def train_run(run: Run) -> int | None:
     """Train a run, save it and report on it; the number of the signal if one stopped it."""
+    announce_run(run)
+    write_history(run)
+    run.ngram_loss = find_ngram_loss(run)
+    run.writers = open_writers(run)
+    resume = f'resume with: {command("--resume", "-o", run.folder)}'
+    try:
+        signal_number = fit_model(run)
+        if signal_number:
+            print0(f'stopped after step {run.step}; {resume}')
+        else:
+            report(run)
+    except (KeyboardInterrupt, SystemExit):  # a second signal, or one after the last step
+        if (run.folder / 'last.pt').exists():
+            print0(resume)
+        raise
+    for writer in run.writers.values():
+        writer.close()
+    return signal_number
+
+
+def announce_run(run: Run):
+    """Print what is trained, on which device, and where it is saved."""
     config = run.config
     if run.model.is_counted:
         print0(f'{config.type}: counting n-grams, no gradient steps')
@@ -3552,38 +3539,21 @@ def train_run(run: Run) -> int | None:
     curves = shlex.join(['tensorboard', '--logdir', str(run.folder.parent)])
     print0(f'saving to {run.folder}; watch it with: {curves}')
 
-    write_history(run)
-    run.ngram_loss = find_ngram_loss(run)
-    writers = open_writers(run)
-    if config.diagnose and writers:
-        writers['.'].add_chart(diagnostics.UPDATES, f'{diagnostics.UPDATES}/.*')
-    resume = f'resume with: {command("--resume", "-o", run.folder)}'
-    try:
-        return train_and_report(run, writers, resume)
-    except (KeyboardInterrupt, SystemExit):  # a second signal, or one after the last step
-        if (run.folder / 'last.pt').exists():
-            print0(resume)
-        raise
 
-
-def train_and_report(run: Run, writers: dict[str, Any], resume: str) -> int | None:
-    """Train to the end and report. If a signal stops it, save, say `resume` and return it."""
+def fit_model(run: Run) -> int | None:
+    """Count, train, evaluate and save; the number of the signal if one stopped the training."""
     if run.step == 0:
         run.model.fit(run.dataset)
     if run.model.is_counted:
-        evaluate_and_save(run, [], writers)
-    else:
-        with stop_signals() as signals:
-            try:
-                train_model(run, writers, signals)
-            except Stopped:
-                save_checkpoint(run, 'last.pt')
-                save_early_best(run)
-                print0(f'stopped after step {run.step}; {resume}')
-                return signals[0] if signals else signal.SIGTERM  # if another rank received it
-    report(run, writers)
-    for writer in writers.values():
-        writer.close()
+        evaluate_and_save(run, [])
+        return None
+    with stop_signals() as signals:
+        try:
+            train_model(run, signals)
+        except Stopped:
+            save_checkpoint(run, 'last.pt')
+            save_early_best(run)
+            return signals[0] if signals else signal.SIGTERM  # if another rank received it
     return None
 
 
@@ -3619,7 +3589,7 @@ def train(input_file: str | Path | None = None, **settings: Any) -> Run:
             raise UserError(
                 f'{name}: no such setting{suggest(name, SETTINGS)}; see makemore.Config'
             )
-        if name in ('sample_only', 'check_backprop', 'find_lr'):
+        if name in COMMANDS:
             raise UserError(f'{name} is for the command line, as in makemore.main([...])')
         if value is not False:  # a flag that is not given
             arguments[name] = check_value(name, value)
@@ -3627,7 +3597,7 @@ def train(input_file: str | Path | None = None, **settings: Any) -> Run:
     device = init_device(arguments.get('device', 'auto'))
     with process_group(arguments) as arguments, open_run(arguments, device) as run:
         number = train_run(run)
-    if number:  # the run is saved, now let the signal do what it did before: KeyboardInterrupt
+    if number:  # the run is saved; now raise what the signal usually raises
         signal.raise_signal(number)
     run.model.eval()
     return run
@@ -3668,7 +3638,7 @@ def find_lr_main(cli_args: dict[str, Any], device: torch.device) -> int:
 
 
 def summarize_run(folder: Path) -> dict[str, Any]:
-    """The result of a run; of one that is not finished, what is known of its best model."""
+    """The result of a run; if it is not finished, that of its best checkpoint."""
     result = runs.read_result(folder)
     if result:
         return result
@@ -3703,34 +3673,40 @@ def runs_main(cli_args: dict[str, Any]) -> int:
 def sample_main(cli_args: dict[str, Any], device: torch.device) -> int:
     """Print samples of the run in the work dir to stdout; nothing is written."""
     folder = find_run(cli_args, 'best.pt')
-    kept_args = {key: value for key, value in cli_args.items() if key != 'input_file'}
-    run, _ = load_checkpoint(folder / 'best.pt', kept_args)
-    config = run.config
+    new_args = {name: value for name, value in cli_args.items() if name != 'input_file'}
+    run, _ = load_checkpoint(folder / 'best.pt', new_args)
+    trained_on = run.config.input_file
+    given_file = cli_args.get('input_file', trained_on)
+    if not is_same_file(given_file, trained_on):
+        raise UserError(f'{folder} was trained on {name_input(trained_on)}, not on {given_file}')
     if 'seed' not in cli_args:  # other samples each time
-        config = replace(config, seed=random.SystemRandom().randrange(100_000))
-    list_name = name_input(config.input_file)
-    typed_file = cli_args.get('input_file', config.input_file)
-    if not is_same_list(typed_file, config.input_file):
-        raise UserError(f'{folder} was trained on {list_name}, not on {typed_file}')
-    torch.set_num_threads(config.threads or 1)
-    model = run.model.to(choose_device(run.model, device))
-    print0(f'{folder}: {config.type} on {list_name}, step {run.step}, dev loss {run.best_loss:.4f}')
-    print0(f'seed {config.seed}; --seed {config.seed} repeats these samples')
-    options = sampling_options(config)
+        run.config = replace(run.config, seed=random.SystemRandom().randrange(100_000))
+    torch.set_num_threads(run.config.threads or 1)
+    run.model.to(choose_device(run.model, device))
+
+    origin = f'{run.config.type} on {name_input(trained_on)}'
+    print0(f'{folder}: {origin}, step {run.step}, dev loss {run.best_loss:.4f}')
+    print0(f'seed {run.config.seed}; --seed {run.config.seed} repeats these samples')
     if run.dataset.is_text:
-        for piece in stream_text(model, run.dataset, **options):
+        for piece in stream_text(run.model, run.dataset, **sampling_options(run.config)):
             write_stdout(piece)
         write_stdout('\n')
-        return 0
-    options |= {'new_only': config.new_only, 'match': config.match}
-    texts = sample(model, run.dataset, config.num_samples, **options)
+    else:
+        print_samples(run)
+    return 0
+
+
+def print_samples(run: Run):
+    """Print --num-samples samples to stdout; say so if the model has fewer that are wanted."""
+    config = run.config
+    options = sampling_options(config) | {'new_only': config.new_only, 'match': config.match}
+    texts = sample(run.model, run.dataset, config.num_samples, **options)
     write_stdout(''.join(f'{text}\n' for text in texts))
     if len(texts) < config.num_samples:
         what = 'new samples' if config.new_only else 'samples that are not empty'
         if config.match:
             what += f' and match {config.match}'
         print0(f'found only {len(texts)} {what}; try a higher --temperature')
-    return 0
 
 
 def write_stdout(text: str):
@@ -3805,7 +3781,7 @@ def main(argv: list[str] | None = None) -> int:
             discard_stdout()
         message = str(error) or 'not enough memory'  # a MemoryError has no text
         code = 1
-        if get_rank() > 0 and not isinstance(error, RunError):  # rank 0 may know nothing of it
+        if get_rank() > 0 and not isinstance(error, RunError):  # rank 0 may not have failed
             print(f'makemore: process {get_rank()}: {message.splitlines()[0]}', file=sys.stderr)
     print0('makemore: ' + message.splitlines()[0])
     return code

@@ -56,6 +56,14 @@ UPDATE_CAPTION = (
 Curve = tuple[list[int], list[float]]  # steps and values
 
 
+def find_embedding(model: nn.Module, letters: str) -> torch.Tensor | None:
+    """The first table (V, C) of the model with a row for each letter; None if there is none."""
+    for module in model.modules():
+        if isinstance(module, nn.Embedding) and len(module.weight) == len(letters):
+            return module.weight.detach().cpu()
+    return None
+
+
 def is_installed() -> bool:
     """Whether matplotlib is there; if so, it is told to say nothing of its caches and fonts."""
     logging.getLogger('matplotlib').setLevel(logging.ERROR)
@@ -383,3 +391,41 @@ def draw_updates(curves: dict[str, Curve], guide: float) -> bytes:
         axes.grid(alpha=0.3)
         add_legend(axes, len(names))
         return to_png(figure, UPDATE_CAPTION)
+
+
+# -----------------------------------------------------------------------------
+# all pictures of a run
+
+
+def draw_curves(
+    losses: dict[str, Curve], updates: dict[str, Curve], unit: str, guide: float
+) -> dict[str, bytes]:
+    """The pictures of the curves of a run, by name."""
+    pngs = {'loss': draw_losses(losses, unit)}
+    if updates:
+        pngs['updates'] = draw_updates(updates, guide)
+    return pngs
+
+
+def draw_letters(
+    model: nn.Module, vectors: torch.Tensor | None, letters: str, counts: torch.Tensor
+) -> dict[str, bytes]:
+    """Pictures of what a model has learned about the letters: its embedding, its bigrams."""
+    pngs = {}
+    if len(letters) < 2:
+        return pngs
+    if vectors is not None:
+        pngs['embedding'] = draw_embedding(vectors, letters, counts)
+    if model.context == 1:
+        pngs['bigrams'] = draw_bigrams(model, letters, counts)
+    return pngs
+
+
+def draw_diagnosis(activations: Any, updates: Any) -> dict[str, bytes]:
+    """Pictures of the two reports of a diagnosis, by name."""
+    pngs = {}
+    if activations.outputs:
+        pngs['activations'] = draw_activations(activations.outputs)
+        pngs['saturation'] = draw_saturation(activations.saturated)
+    pngs['gradients'] = draw_gradients(updates.gradients)
+    return pngs

@@ -60,8 +60,11 @@ def without_pictures():
     """Runs draw no pictures within the block."""
     import makemore
 
-    nothing = {'draw_pictures': lambda *args: [], 'draw_diagnosis': lambda *args: None}
-    with mock.patch.multiple(makemore, **nothing):
+    draw_nothing = mock.Mock(return_value={})
+    with (
+        mock.patch.object(makemore, 'draw_pictures', draw_nothing),
+        mock.patch.object(makemore.pictures, 'draw_diagnosis', draw_nothing),
+    ):
         yield
 
 

@@ -152,6 +152,7 @@ def test_thirty_steps_have_the_same_curve(model_type, large, build, monkeypatch)
         config, dataset, model = build(model_type, batch_size=16, dropout=0.0)
         run = makemore.Run(config, dataset, model.train(), device=torch.device('cpu'))
         run.optimizer = makemore.make_optimizer(config, model, run.device)
+        run.backward = makemore.choose_backward(run)
         net = makemore.wrap_model(run)
         assert (net is model) != use_fast
         curve = []

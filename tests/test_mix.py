@@ -132,6 +132,7 @@ def test_each_net_is_clipped_by_its_own_gradient(build):
     config, dataset, model = build('mix', members='gru,mlp', dropout=0.0, grad_clip=0.01)
     run = makemore.Run(config, dataset, model.train(), device=torch.device('cpu'))
     run.optimizer = makemore.make_optimizer(config, model, run.device)
+    run.backward = makemore.choose_backward(run)
     makemore.train_step(run, model, 0.0)
     for net in model.learners:
         norms = torch.stack([p.grad.norm() for p in net.parameters()])

@@ -302,7 +302,7 @@ def test_leaving_out_takes_linear_time():
     for i in range(0, n, 3):
         samples += [CountedText(i), CountedText(n + i), CountedText(n + i)]
     CountedText.comparisons = 0
-    found = list(makemore.leave_out(samples, set(lines), repeats=True))
+    found = list(makemore.keep_wanted(samples, set(lines), unique=True))
     comparisons = CountedText.comparisons
     assert comparisons < 4 * len(samples)
     assert found == [str(n + i) for i in range(0, n, 3)]
@@ -318,7 +318,7 @@ def test_leaving_out_reads_no_further_than_it_has_to():
             n_drawn += 1
             yield text
 
-    new = makemore.leave_out(stream(), {'a'}, repeats=True)
+    new = makemore.keep_wanted(stream(), {'a'}, unique=True)
     assert next(new) == 'b'
     assert n_drawn == 1
     assert list(new) == ['ab']
@@ -397,7 +397,7 @@ def test_samples_follow_the_probabilities(lecture):
 def test_generating_without_a_stop_token(build):
     _, _, model = build('bigram')
     start = torch.zeros(2, 1).long()
-    steps = list(makemore.generate(model, start, generator(), 40, stop_token=None))
+    steps = list(makemore.generate(model, start, generator(), 40, stop_token=-1))
     assert len(steps) == 40
     assert all(rows == [0, 1] for rows, _ in steps)
 

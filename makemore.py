@@ -315,6 +315,8 @@ def check_value(name: str, value: Any) -> Any:
             raise UserError(f'{flag_of(name)} {value}: must be at least {lowest}{at_most}')
     if name == 'match':
         check_pattern(value)
+    if name == 'members':
+        parse_members(value)
     choices = list(MODELS) if name == 'type' else SETTINGS[name].metadata.get('choices')
     if choices and value not in choices:
         hint = suggest(value, choices)
@@ -2512,7 +2514,10 @@ def claim_run_dir(config: Config) -> tuple[Path, Any]:
         for pattern in RUN_FILES:
             for path in folder.glob(pattern):
                 path.unlink()
-        sync_folder(folder)  # after a power loss no old file may come back
+        try:
+            sync_folder(folder)  # after a power loss no old file may come back
+        except OSError as error:
+            raise RunError(f'cannot write to {folder}: {error.strerror}') from None
         if lock:
             torchrun.sign_lock(lock)
         claimed = [folder]

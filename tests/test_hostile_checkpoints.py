@@ -406,6 +406,7 @@ NOT_SAVED = {
     'top_k': 1,
     'top_p': 1e-9,
     'new_only': True,
+    'match': 'zzz',
     'work_dir': 'elsewhere',
     'resume': True,
     'overwrite': True,

@@ -2855,7 +2855,13 @@ def save_early_best(run: Run):
     spans = run.dataset.spans[split]
     every = math.ceil(len(spans.starts) / (EARLY_BATCHES * run.config.batch_size))
     part = Spans(spans.starts[::every], spans.lengths[::every])
-    loss = evaluate(run.model, replace(run.dataset, spans={split: part}), split)
+    dataset = replace(run.dataset, spans={split: part})
+    if isinstance(run.model, Mix):  # its members are still the nets of step 0
+        run.model.best_losses.fill_(math.inf)
+        run.model.dev_losses.clear()
+        loss = update_mix(replace(run, dataset=dataset), split)
+    else:
+        loss = evaluate(run.model, dataset, split)
     n_lines = f'{len(part.starts):,} of {len(spans.starts):,} lines'
     print0(f'step {run.step:6} | {split} loss {loss:.4f} (on {n_lines})')
     if loss < run.best_loss:

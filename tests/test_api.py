@@ -278,6 +278,7 @@ WRONG_SETTINGS = {
     'prompt None: expected str': {'prompt': None},
     'resume and --overwrite exclude each other': {'resume': True, 'overwrite': True},
     'find_lr is for the command line': {'find_lr': True},
+    'runs is for the command line': {'runs': True},
     'cannot read nowhere.txt': {'input_file': 'nowhere.txt'},
     'no such device|nodevice': {'device': 'nodevice'},
 }

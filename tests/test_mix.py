@@ -2,6 +2,7 @@
 
 import copy
 import math
+import signal
 
 import pytest
 import torch
@@ -180,6 +181,59 @@ def test_the_log_shows_each_member_and_its_weight(train):
     assert len(lines) >= 2  # at step 0, and wherever dev has improved
     for line in lines:
         assert 'ngram' in line and 'mlp' in line
+
+
+def test_a_mix_that_is_stopped_early_samples_from_nets_that_have_learned(
+    train, run, tmp_path, monkeypatch
+):
+    """Before the first evaluation in training its members are still the nets of step 0.
+
+    Once best.pt of a mix that was stopped early was that of step 0. last.pt is not changed: a
+    resumed run ends as one that nobody disturbed.
+    """
+    settings = {'members': 'ngram,gru', 'max_steps': 12, 'eval_interval': 10}
+    assert train('mix', '-o', 'one', **settings).code == 0
+
+    original = makemore.train_step
+
+    def stopped_step(state, *args):
+        if state.step == 7:
+            signal.raise_signal(signal.SIGINT)
+        return original(state, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(makemore, 'train_step', stopped_step)
+        assert train('mix', '-o', 'two', **settings).code == 130
+    best = torch.load(tmp_path / 'two/best.pt')
+    last = torch.load(tmp_path / 'two/last.pt')
+    assert best['step'] == last['step'] == 8
+    for name, weight in last['model'].items():
+        if name.startswith('trained.1.'):
+            member = name.replace('trained', 'members')
+            assert torch.equal(best['model'][member], weight), name
+    assert not torch.equal(last['model']['best_losses'], best['model']['best_losses'])
+
+    assert run('--resume', '-o', 'two').code == 0
+    one = torch.load(tmp_path / 'one/last.pt')['model']
+    two = torch.load(tmp_path / 'two/last.pt')['model']
+    for name, weight in one.items():
+        assert torch.equal(two[name], weight), name
+
+
+def test_a_process_without_a_line_of_dev_updates_a_mix(build, monkeypatch):
+    """With more processes than lines of dev it once failed: torch.cat of an empty list."""
+    config, dataset, model = build('mix', members='ngram,gru')
+    dev = dataset.spans['dev']
+    one_line = makemore.Spans(dev.starts[:1], dev.lengths[:1])
+    dataset = makemore.replace(dataset, spans={'dev': one_line})
+    monkeypatch.setattr(makemore, 'get_rank', lambda: 1)
+    monkeypatch.setattr(makemore, 'get_world_size', lambda: 2)
+    # the other process has 5 tokens; what else it adds does not matter here
+    monkeypatch.setattr(
+        makemore, 'sum_over_ranks', lambda *n: [0.0] if len(n) == 1 else [*n[:-1], n[-1] + 5.0]
+    )
+    run = makemore.Run(config, dataset, model, device=torch.device('cpu'))
+    assert makemore.update_mix(run, 'dev') == 0
 
 
 # -----------------------------------------------------------------------------

@@ -2548,10 +2548,7 @@ def make_numbered_dir(name: str) -> Path:
 
 
 # -----------------------------------------------------------------------------
-# evaluation and training
-
-EARLY_BATCHES = 4  # that a run is evaluated on if it is stopped early
-SLOW_STEPS = 10  # the first steps are slow: memory is allocated, kernels are chosen
+# curves for TensorBoard
 
 
 def open_writer(folder: Path, first_step: int) -> Any:
@@ -2606,6 +2603,10 @@ def add_scalars(run: Run, folder: str, values: dict[str, float]):
     if folder in run.writers:
         for name, value in values.items():
             run.writers[folder].add_scalar(name, value, run.step)
+
+
+# -----------------------------------------------------------------------------
+# evaluation
 
 
 def check_signals(signals: Sequence[int]):
@@ -2675,6 +2676,10 @@ def update_mix(run: Run, split: str, signals: Sequence[int] = ()) -> float:
     has_heldout = split == 'dev' and run.config.split != 'all'
     with eval_mode(run.model):
         return run.model.update(compute_losses, has_heldout)
+
+
+# -----------------------------------------------------------------------------
+# the training step
 
 
 def get_lr(config: Config, step: int) -> float:
@@ -2798,6 +2803,12 @@ def check_finite(run: Run, **values: float):
             f'step {run.step}: {found}; try a --learning-rate below '
             f'{run.config.learning_rate}; {run.folder} has the last good checkpoint'
         )
+
+
+# -----------------------------------------------------------------------------
+# reports and checkpoints during training
+
+EARLY_BATCHES = 4  # that a run is evaluated on if it is stopped early
 
 
 def add_metrics(run: Run, train_loss: float | None, dev_loss: float):
@@ -2949,6 +2960,10 @@ def as_code(texts: list[str]) -> str:
     return block.encode(errors='replace').decode()  # UTF-8 cannot hold half of a surrogate pair
 
 
+# -----------------------------------------------------------------------------
+# signals
+
+
 @contextlib.contextmanager
 def handle_signals(handle: Callable[[int, Any], Any], *numbers: int) -> Iterator[None]:
     """Let a function handle some signals; afterwards they are handled as before."""
@@ -2992,6 +3007,12 @@ def interruptible(signals: list[int]) -> Iterator[None]:
     handled = handle_signals(handle, signal.SIGINT, signal.SIGTERM)
     with contextlib.suppress(KeyboardInterrupt), handled:
         yield
+
+
+# -----------------------------------------------------------------------------
+# the training loop
+
+SLOW_STEPS = 10  # the first steps are slow: memory is allocated, kernels are chosen
 
 
 class TimeLeft:
@@ -3076,6 +3097,10 @@ def train_model(run: Run, signals: list[int]):
             bar.update()
             if bar.disable and run.step == announced_step < config.max_steps:
                 print0(f'estimated time left: {left}')
+
+
+# -----------------------------------------------------------------------------
+# the final report
 
 
 def compute_result(run: Run) -> dict[str, Any]:
@@ -3220,7 +3245,7 @@ def save_pictures(run: Run, pngs: dict[str, bytes]):
 
 
 # -----------------------------------------------------------------------------
-# command line
+# command line: flags
 
 FIND_LR_STEPS = 300
 COMMANDS = ('runs', 'sample_only', 'check_backprop', 'find_lr')  # flags that replace training
@@ -3359,6 +3384,10 @@ def check_modes(cli_args: dict[str, Any]):
         raise UserError(f'{" and ".join(given_modes)} exclude each other: choose one')
 
 
+# -----------------------------------------------------------------------------
+# defaults that depend on the data
+
+
 def default_input_file() -> str:
     """./names.txt, else the copy that came with the program."""
     if Path('names.txt').exists():
@@ -3423,6 +3452,10 @@ def adapt_to_size(config: Config, dataset: CharDataset, cli_args: dict[str, Any]
         defaults['eval_interval'] = min(config.eval_interval, most_steps // 40)
     not_given = {name: value for name, value in defaults.items() if name not in cli_args}
     return replace(config, **not_given)
+
+
+# -----------------------------------------------------------------------------
+# a run from start to end
 
 
 def new_run(cli_args: dict[str, Any], device: torch.device) -> tuple[Run, Any]:
@@ -3614,6 +3647,10 @@ def train(input_file: str | Path | None = None, **settings: Any) -> Run:
     return run
 
 
+# -----------------------------------------------------------------------------
+# commands
+
+
 def check_backprop_main(cli_args: dict[str, Any]) -> int:
     """Compare the gradients of --backprop with autograd; the exit code is 1 if they differ."""
     need_extras('--check-backprop')
@@ -3718,6 +3755,10 @@ def print_samples(run: Run):
         if config.match:
             what += f' and match {config.match}'
         print0(f'found only {len(texts)} {what}; try a higher --temperature')
+
+
+# -----------------------------------------------------------------------------
+# the program
 
 
 def write_stdout(text: str):

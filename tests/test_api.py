@@ -20,6 +20,8 @@ from forks import assert_one_line, small_run
 
 import makemore
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ['fork_fixtures']
 
 # -----------------------------------------------------------------------------

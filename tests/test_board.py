@@ -17,6 +17,8 @@ from conftest import DRAWING, SMALL, flags
 import makemore
 from makemore_extras import board
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip('tensorboard', reason='TensorBoard is not installed: pip install tensorboard')
 RATES = {'slow': 1e-3, 'fast': 1e-2}  # two runs that differ in their learning rate
 # What the layers of an mlp are called, and their matrices in its checkpoint.

@@ -11,6 +11,8 @@ from comparing import checkpoint, same_run
 from conftest import most_are_long
 from forks import assert_loads, assert_one_line, contents, small_run
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ['fork_fixtures']
 
 

@@ -103,6 +103,7 @@ def test_a_member_that_is_always_worse_gets_no_weight():
     assert makemore.fit_weights(losses)[1] < 1e-6
 
 
+@pytest.mark.slow
 def test_without_lines_held_out_all_members_count_the_same(train, tmp_path):
     """On its own training lines a model that knows them by heart would get all the weight."""
     assert train('mix', '-o', 'x', '--split', 'all', members='ngram,gru').code == 0
@@ -117,6 +118,7 @@ def test_without_lines_held_out_all_members_count_the_same(train, tmp_path):
 # training
 
 
+@pytest.mark.slow
 def test_each_net_learns_as_it_would_alone(train, tmp_path):
     """With one net beside the counts, its weights are those of the same type alone."""
     settings = {'dropout': 0.2, 'batch_size': 16, 'learning_rate': 0.004, 'weight_decay': 0.1}
@@ -183,6 +185,7 @@ def test_the_log_shows_each_member_and_its_weight(train):
         assert 'ngram' in line and 'mlp' in line
 
 
+@pytest.mark.slow
 def test_a_mix_that_is_stopped_early_samples_from_nets_that_have_learned(
     train, run, tmp_path, monkeypatch
 ):
@@ -281,6 +284,7 @@ def steps_of(result):
     return [int(line[4:11]) for line in result.err.splitlines() if line.startswith('step ')]
 
 
+@pytest.mark.slow
 def test_a_run_stops_when_dev_has_not_improved_for_long(train, tmp_path):
     """A net that learns a list by heart: what comes after a third of the steps is a waste."""
     settings = {'max_steps': 300, 'eval_interval': 10, 'learning_rate': 0.05, 'n_hidden': 64}
@@ -299,6 +303,7 @@ def test_a_run_stops_when_dev_has_not_improved_for_long(train, tmp_path):
     assert last['step'] == last['best_step'] + 20
 
 
+@pytest.mark.slow
 def test_a_resumed_run_stops_at_the_same_step(train, run, tmp_path, monkeypatch):
     """The step of the lowest loss is saved: a resumed run is as patient as an undisturbed one."""
     settings = {'max_steps': 300, 'eval_interval': 10, 'learning_rate': 0.05, 'n_hidden': 64}

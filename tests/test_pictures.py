@@ -15,6 +15,8 @@ from conftest import ROOT
 import makemore
 from makemore_extras import pictures
 
+pytestmark = pytest.mark.slow
+
 # -----------------------------------------------------------------------------
 # without matplotlib
 

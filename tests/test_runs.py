@@ -8,6 +8,8 @@ import pytest
 import makemore
 from makemore_extras import runs
 
+pytestmark = pytest.mark.slow
+
 
 def table(out):
     """The rows of a printed table, as lists of words."""

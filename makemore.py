@@ -1862,9 +1862,9 @@ class Transformer(LanguageModel):
 # -----------------------------------------------------------------------------
 # models: several together
 
-DEFAULT_MEMBERS = 'ngram,gru'
+DEFAULT_MEMBERS = 'ngram,gru'  # of a mix that is made without a data set
 MAX_MEMBERS = 16
-EM_ROUNDS = 100  # of expectation maximization: after them the weights do not move any more
+EM_ROUNDS = 100  # of expectation maximization: by then the weights have converged
 
 
 def make_member(model_type: str, config: Config, vocab_size: int) -> LanguageModel:

@@ -196,6 +196,7 @@ def test_the_version_is_that_of_the_package():
 # what has to be installed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('package', ['torch', 'tqdm'])
 def test_a_missing_package_is_reported_in_one_line(package):
     done = python(f'import sys; sys.modules[{package!r}] = None; import makemore')

@@ -325,6 +325,7 @@ def test_leaving_out_reads_no_further_than_it_has_to():
     assert n_drawn == 3 + makemore.MAX_FAILURES
 
 
+@pytest.mark.slow
 def test_new_only_gives_up_and_says_so(run, tmp_path, monkeypatch):
     """A model that has seen a single line does not have 100,000 new ones in it."""
     monkeypatch.setattr(makemore, 'MAX_FAILURES', 2000)  # it takes seconds to draw 10,000

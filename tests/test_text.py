@@ -58,6 +58,7 @@ TEXT_MODELS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model_type, block_size', TEXT_MODELS)
 def test_a_text_trains_resumes_and_samples(model_type, block_size, train_on, run):
     small = [] if model_type == 'ngram' else ['--n-embd', 8, '--n-hidden', 8]

@@ -87,7 +87,7 @@ def test_weighted_losses_of_the_parts_are_the_loss_of_the_batch(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('model_type', ['gru', 'transformer'])
+@pytest.mark.parametrize('model_type', ['gru', 'transformer', 'mix'])
 def test_two_ranks_take_the_steps_of_one_process(model_type, names, tmp_path, run):
     """Without the weights of the losses the two would differ by 3e-3.
 

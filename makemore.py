@@ -566,6 +566,7 @@ def process_group(cli_args: dict[str, Any]) -> Iterator[dict[str, Any]]:
 MAX_PIECE = 64  # longer lines are cut into pieces, unless --block-size is larger
 SLOW_TO_READ = 2**22  # bytes: reading a larger file takes about a second
 LARGE_TEXT = 2**21  # bytes: the tokens of a larger --text are kept on disk by makemore_extras
+MAX_CHARS = 300_000  # different ones; Unicode has fewer, so more are a file made to take memory
 
 
 class CharTokenizer:
@@ -575,6 +576,8 @@ class CharTokenizer:
     """
 
     def __init__(self, chars: str):
+        if len(chars) > MAX_CHARS:
+            raise UserError(f'{len(chars):,} different characters: at most {MAX_CHARS:,}')
         self.chars = chars
         self.vocab_size = len(chars)
         self.token_of = {ch: token for token, ch in enumerate(chars)}
@@ -2608,6 +2611,8 @@ def add_scalars(run: Run, folder: str, values: dict[str, float]):
 # -----------------------------------------------------------------------------
 # evaluation
 
+EVALUATION_TOKENS = 2**13  # in a batch
+
 
 def check_signals(signals: Sequence[int]):
     """Raise Stopped if a signal has reached any of the processes."""
@@ -2629,7 +2634,7 @@ def evaluation_batches(
     with progress_bar(total=len(order), **shown) as bar:
         while len(order) and not signals:  # the longest first: if memory is short, it fails at once
             longest = int(spans.lengths[order[-1]])
-            batch_size = max(1, 2**13 // longest)
+            batch_size = max(1, EVALUATION_TOKENS // longest)
             rows = order[-batch_size:]
             order = order[:-batch_size]
             batch = Spans(spans.starts[rows], spans.lengths[rows])
@@ -3221,7 +3226,9 @@ def draw_pictures(run: Run, vectors: torch.Tensor | None) -> dict[str, bytes]:
     pngs = {}
     if 'train' in run.writers:
         folders = [run.folder / name for name in CURVES if name in run.writers]
-        losses = {folder.name: board.read_curves(folder, 'loss')['loss'] for folder in folders}
+        losses = {folder.name: board.read_curves(folder, 'loss') for folder in folders}
+        # without a step there is no training loss
+        losses = {name: curves['loss'] for name, curves in losses.items() if curves}
         updates = board.read_curves(run.folder / 'train', f'{diagnostics.UPDATES}/.*')
         unit = 'character' if run.dataset.chars else 'token'
         pngs = pictures.draw_curves(losses, updates, unit, diagnostics.GOOD_UPDATE)
@@ -3407,12 +3414,16 @@ def is_short_list(dataset: CharDataset) -> bool:
 def choose_members(dataset: CharDataset) -> str:
     """The members of a mix, by rules of thumb, which the log explains."""
     n_lines = len(dataset.spans['train'].starts)
+    n_tokens = int(dataset.spans['train'].lengths.sum())
     if dataset.is_text:
         members = 'ngram,transformer'
         reason = 'a transformer reads long texts best'
-    elif is_short_list(dataset):
+    elif is_short_list(dataset) and n_tokens < 20_000:
         members = 'ngram,gru,rnn'
         reason = f'on a list as short as {n_lines:,} lines small nets predict best'
+    elif is_short_list(dataset):
+        members = 'ngram,gru'
+        reason = f'for {n_lines:,} lines, {n_tokens:,} tokens, one small net is enough'
     else:
         members = 'ngram,lstm'
         reason = f'{n_lines:,} lines are enough for a larger net'
@@ -3437,6 +3448,17 @@ def choose_batch_size(config: Config, dataset: CharDataset) -> int:
     return config.batch_size
 
 
+def choose_epochs(dataset: CharDataset) -> int:
+    """How often a net sees each line at most: by then it has memorized the list.
+
+    The time of a step grows with the length of the lines, and long lines need fewer steps.
+    """
+    if not is_short_list(dataset):
+        return 100
+    mean_length = float(dataset.spans['train'].lengths.float().mean())
+    return max(1, round(min(40, 720 / mean_length)))
+
+
 def adapt_to_size(config: Config, dataset: CharDataset, cli_args: dict[str, Any]) -> Config:
     """The settings, with defaults that suit the size of the data where no flag was given."""
     if config.type == 'mix':
@@ -3446,8 +3468,8 @@ def adapt_to_size(config: Config, dataset: CharDataset, cli_args: dict[str, Any]
     learning_rate = config.learning_rate * (batch_size / config.batch_size) ** 0.5
     defaults = {'batch_size': batch_size, 'learning_rate': learning_rate}
     if not dataset.is_text:
-        epochs = 40 if is_short_list(dataset) else 100  # by then a net has memorized the list
-        most_steps = max(400, epochs * len(dataset.spans['train'].starts) // batch_size)
+        n_lines = len(dataset.spans['train'].starts)
+        most_steps = max(400, choose_epochs(dataset) * n_lines // batch_size)
         defaults['max_steps'] = min(config.max_steps, most_steps)
         defaults['eval_interval'] = min(config.eval_interval, most_steps // 40)
     not_given = {name: value for name, value in defaults.items() if name not in cli_args}
@@ -3487,9 +3509,33 @@ def resume_run(cli_args: dict[str, Any], device: torch.device) -> tuple[Run, Any
     if run.step > run.config.max_steps:
         limit = f'--max-steps {run.config.max_steps}'
         raise UserError(f'{folder} is at step {run.step}, beyond {limit}: choose a larger one')
+    if takes_much_memory(run) and 'batch_size' not in cli_args:
+        raise UserError(
+            f'{folder}: a step takes far more memory than the model suggests; '
+            f'if the run is yours, add --batch-size {run.config.batch_size}'
+        )
     run.best_loss, run.best_step = find_best(run)
     run.history = read_history(folder, run.step)
     return start_run(run, device, optimizer_state), lock
+
+
+def takes_much_memory(run: Run) -> bool:
+    """Whether training takes much more memory than the weights, as after a hostile checkpoint."""
+    if not HAVE_EXTRAS:
+        return False
+    longest = int(run.dataset.spans['train'].lengths.max())
+    n_lines = max(run.config.batch_size, EVALUATION_TOKENS // longest)
+    n_bytes = sum(audit.measure_memory(net, longest) for net in run.model.learners)
+    weights = sum(p.nbytes for p in run.model.parameters())
+    return n_lines * n_bytes > audit.FREE_MEMORY + 200 * weights
+
+
+def resume_command(run: Run) -> str:
+    """The command that resumes a run."""
+    words = ['--resume', '-o', run.folder]
+    if takes_much_memory(run):
+        words += ['--batch-size', run.config.batch_size]
+    return command(*words)
 
 
 def find_best(run: Run) -> tuple[float, int]:
@@ -3556,7 +3602,7 @@ def train_run(run: Run) -> int | None:
     write_history(run)
     run.ngram_loss = find_ngram_loss(run)
     run.writers = open_writers(run)
-    resume = f'resume with: {command("--resume", "-o", run.folder)}'
+    resume = f'resume with: {resume_command(run)}'
     try:
         signal_number = fit_model(run)
         if signal_number:

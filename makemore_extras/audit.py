@@ -8,6 +8,7 @@ what was loaded before a model is built, `check_progress` and `check_run` at the
 ValueError.
 """
 
+import copy
 import math
 import pickletools
 import re
@@ -23,6 +24,7 @@ ALLOWED_GLOBALS = re.compile(
 )
 MAX_PARTS = 50_000  # of a zip file: a model of 512 layers has about 20,000
 MAX_OPCODES = 500_000  # in a pickle; a model of 512 layers has about 200,000
+FREE_MEMORY = 100 * 2**20  # bytes that any model may take for a training step
 SMALL_MODEL = 2**24  # numbers: a model that can not be larger is built without a look at it
 
 
@@ -107,6 +109,25 @@ def check_claims(
             continue
         if name not in weights or weights[name].shape != tensor.shape:
             raise ValueError(f'its settings do not fit its weights: {name}')
+
+
+def measure_memory(net: torch.nn.Module, length: int) -> float:
+    """Bytes that the backward pass needs for a line of `length` tokens."""
+    net = copy.deepcopy(net).cpu()  # batch normalization changes its averages
+    sizes = {}
+
+    def note_size(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    x = torch.zeros(2, length, dtype=torch.int64)  # batch normalization needs two tokens
+    with torch.autograd.graph.saved_tensors_hooks(note_size, lambda tensor: tensor):
+        loss = net(x, x)  # the loss keeps what the backward pass needs, so no address is used twice
+    for parameter in net.parameters():
+        sizes.pop(parameter.untyped_storage().data_ptr(), None)
+    del loss
+    return sum(sizes.values()) / 2
 
 
 def check_dataset(state: dict[str, Any]):

@@ -162,6 +162,18 @@ def test_train_continues_a_run(train_small):
         makemore.train(resume=True, max_steps=3)
 
 
+def test_a_run_that_takes_much_memory_is_resumed_with_its_batch_size(train_small):
+    """A checkpoint from elsewhere may ask for gigabytes: so much is used only if it is typed."""
+    big = {'n_embd': 8, 'n_hidden': 8, 'block_size': 1000, 'batch_size': 1000}
+    run = train_small('mlp', max_steps=1, **big)
+    command = makemore.resume_command(run).split()
+    assert command[-2:] == ['--batch-size', '1000']
+    with pytest.raises(makemore.UserError, match='if the run is yours, add --batch-size 1000'):
+        makemore.train(resume=True, work_dir=run.folder, max_steps=2)
+    resumed = makemore.train(resume=True, work_dir=run.folder, max_steps=2, batch_size=1000)
+    assert resumed.step == 2
+
+
 def test_train_counts(train_small):
     run = train_small('ngram')
     assert [metrics['dev_loss'] for metrics in run.history] == [run.best_loss]

@@ -285,6 +285,12 @@ def test_a_hundred_thousand_different_characters(load):
     assert set(''.join(samples)) <= set(text)
 
 
+def test_more_characters_than_unicode_has_are_refused():
+    """A checkpoint of 4 MB that names 970,000 characters took 150 MB to load."""
+    with pytest.raises(makemore.UserError, match='300,001 different characters: at most 300,000'):
+        makemore.CharTokenizer(''.join(map(chr, range(300_001))))
+
+
 def test_lines_longer_than_the_context_are_cut_and_lose_nothing(load):
     dice = random.Random(3)
     long = ''.join(dice.choice('abc') for _ in range(150))

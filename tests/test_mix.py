@@ -243,25 +243,27 @@ def test_a_process_without_a_line_of_dev_updates_a_mix(build, monkeypatch):
 # defaults, and when to stop
 
 
-def write_list(path, n_lines):
-    path.write_text('\n'.join(f'{n:05}' for n in range(n_lines)))
+def write_list(path, n_lines, length=5):
+    path.write_text('\n'.join(f'{n:0{length}}' for n in range(n_lines)))
 
 
-# lines -> members, batch size, learning rate, steps
+# (lines, characters per line) -> members, batch size, learning rate, steps
 DEFAULTS = {
-    100: ('ngram,gru,rnn', 32, 2.5e-3, 400),
-    4000: ('ngram,gru,rnn', 32, 2.5e-3, 4000),
-    20_000: ('ngram,lstm', 128, 5e-3, 3500),
+    (100, 5): ('ngram,gru,rnn', 32, 2.5e-3, 400),
+    (4000, 5): ('ngram,gru,rnn', 32, 2.5e-3, 4000),  # 40 epochs
+    (3000, 17): ('ngram,gru', 32, 2.5e-3, 3000),  # many characters
+    (3000, 35): ('ngram,gru', 32, 2.5e-3, 1500),  # lines twice as long: half the epochs
+    (20_000, 5): ('ngram,lstm', 128, 5e-3, 3500),
 }
 
 
-@pytest.mark.parametrize('n_lines', DEFAULTS)
-def test_members_and_steps_depend_on_the_size_of_the_list(n_lines, run, tmp_path):
-    write_list(tmp_path / 'list.txt', n_lines)
+@pytest.mark.parametrize(('n_lines', 'length'), DEFAULTS)
+def test_members_and_steps_depend_on_the_size_of_the_list(n_lines, length, run, tmp_path):
+    write_list(tmp_path / 'list.txt', n_lines, length)
     made, _ = makemore.new_run(makemore.parse_args(['-i', 'list.txt']), torch.device('cpu'))
     config = made.config
     found = (config.members, config.batch_size, config.learning_rate, config.max_steps)
-    assert found == DEFAULTS[n_lines]
+    assert found == DEFAULTS[n_lines, length]
 
 
 def test_what_was_typed_counts(run, tmp_path):

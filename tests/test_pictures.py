@@ -63,6 +63,13 @@ WANTED = {
 }
 
 
+def test_a_run_without_a_step_has_pictures(train, with_pictures):
+    """It has no training loss, which ended in a traceback when its curves were drawn."""
+    result = train('mlp', '-o', 'x', max_steps=0)
+    assert result.code == 0, result.err
+    assert {path.stem for path in Path('x').glob('*.png')} == {'loss', 'embedding'}
+
+
 @pytest.mark.parametrize('model_type', WANTED)
 def test_pictures_are_in_the_folder_and_in_tensorboard(model_type, train, with_pictures):
     accumulator = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')

@@ -794,7 +794,11 @@ def line_of_error(raw: bytes, encoding: str, error: UnicodeError) -> int:
         raw.decode(encoding)  # all at once: TextIOWrapper's error counts from the last piece
     except UnicodeError as whole_error:
         error = whole_error
-    valid = raw[: getattr(error, 'start', 0)].decode(encoding, 'ignore')
+    before = raw[: getattr(error, 'start', 0)]
+    try:
+        valid = before.decode(encoding, 'ignore')
+    except UnicodeError:  # idna cannot ignore errors
+        valid = before.decode('latin-1')
     return io.StringIO(valid + '.', newline=None).read().count('\n') + 1
 
 

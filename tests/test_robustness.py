@@ -274,6 +274,14 @@ def test_odd_encodings_take_one_line_or_work(encoding, run):
         assert 'vocabulary of 5' in result.err  # without the byte order mark
 
 
+def test_the_line_of_an_error_in_an_encoding_that_cannot_ignore_errors(run):
+    """The text before the error was decoded without errors, which idna refused in a traceback."""
+    Path('n.txt').write_bytes(b'emma\navs\xe9\n')
+    result = run('-i', 'n.txt', '--encoding', 'idna', '--type', 'ngram', '-o', 'x')
+    assert result.code == 2
+    assert 'n.txt, line 2 is not idna' in result.err
+
+
 def test_help_without_docstrings(tmp_path):
     """python -OO drops them."""
     command = [sys.executable, '-OO', str(PROGRAM), '--help']

@@ -1261,6 +1261,9 @@ class PairTable(nn.Module):
 
     In the sorted list of pairs all that share a context are neighbours, so two binary searches
     find them, and cumulative counts tell how often they occurred together.
+
+    For contexts (B, T, 1) both lookups return how often a token followed (B, T, M), how often any
+    token did, and how many distinct ones did (B, T, 1).
     """
 
     def __init__(self, vocab_size: int, pairs: torch.Tensor, counts: torch.Tensor):
@@ -1271,21 +1274,41 @@ class PairTable(nn.Module):
         self.register_buffer('cumulative', F.pad(counts.cumsum(0), (1, 0)))  # (n + 1,)
         self.register_load_state_dict_pre_hook(resize_table)
 
-    def lookup(self, contexts: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """How often the token followed each context, how often any did, how many distinct ones."""
+    def find_pairs(self, contexts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where the pairs of each context begin, and where they end."""
         first_pair = contexts * self.vocab_size
         begin = torch.searchsorted(self.pairs, first_pair)
         end = torch.searchsorted(self.pairs, first_pair + self.vocab_size)
+        return begin, end
+
+    def lookup(self, contexts: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The counts of some tokens (B, T, M)."""
+        begin, end = self.find_pairs(contexts)
         total = self.cumulative[end] - self.cumulative[begin]
         n_distinct = end - begin
 
-        pair = first_pair + tokens
+        pair = contexts * self.vocab_size + tokens
         begin = torch.searchsorted(self.pairs, pair)
-        end = torch.searchsorted(
-            self.pairs, pair, right=True
-        )  # end == begin if the pair never occurred
-        count = self.cumulative[end] - self.cumulative[begin]
+        end = torch.searchsorted(self.pairs, pair, right=True)
+        count = self.cumulative[end] - self.cumulative[begin]  # 0 if the pair never occurred
         return count.double(), total.double(), n_distinct.double()
+
+    def lookup_every_token(self, contexts: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The counts of all M = V tokens: a walk over the pairs of a context, without a search."""
+        begin, end = self.find_pairs(contexts)
+        total = self.cumulative[end] - self.cumulative[begin]
+        n_distinct = end - begin
+
+        # one entry for each pair of each context: the row of the context, the place in self.pairs
+        n_pairs = n_distinct.flatten()
+        row = torch.arange(len(n_pairs), device=contexts.device).repeat_interleave(n_pairs)
+        first_entry = n_pairs.cumsum(0) - n_pairs  # of each row
+        place = begin.flatten()[row] + torch.arange(len(row), device=row.device) - first_entry[row]
+
+        count = torch.zeros(len(n_pairs), self.vocab_size, dtype=torch.float64, device=row.device)
+        occurred = self.cumulative[place + 1] - self.cumulative[place]
+        count[row, self.pairs[place] % self.vocab_size] = occurred.double()
+        return count.view(*contexts.shape[:-1], -1), total.double(), n_distinct.double()
 
 
 def resize_table(table: PairTable, state_dict: dict[str, Any], prefix: str, *_: Any):
@@ -1418,13 +1441,17 @@ class NGram(LanguageModel):
     # probabilities
 
     def lookup_all_lengths(
-        self, idx: torch.Tensor, tokens: torch.Tensor
+        self, idx: torch.Tensor, tokens: torch.Tensor | None = None
     ) -> list[tuple[torch.Tensor, ...]]:
-        """The counts of some tokens (B, T, M) after idx (B, T), for each context length."""
+        """The counts of some tokens (B, T, M), or of all, after idx (B, T), by context length."""
         position = torch.arange(idx.size(1), device=idx.device)[:, None]  # (T, 1)
         statistics = []
         for k, context in enumerate(self.contexts(idx)):
-            count, total, n_distinct = self.tables[k].lookup(context[:, :, None], tokens)
+            if tokens is None:
+                found = self.tables[k].lookup_every_token(context[:, :, None])
+            else:
+                found = self.tables[k].lookup(context[:, :, None], tokens)
+            count, total, n_distinct = found
             # a context of k tokens exists from position k - 1 on
             total = total.masked_fill(position < k - 1, 0)  # (B, T, 1)
             statistics.append((count, total, n_distinct))
@@ -1448,8 +1475,7 @@ class NGram(LanguageModel):
 
     def logits(self, idx: torch.Tensor, cache: dict | None = None) -> torch.Tensor:
         """The logarithm of the probability of every token."""
-        every_token = torch.arange(self.vocab_size, device=idx.device).expand(*idx.shape, -1)
-        statistics = self.lookup_all_lengths(idx, every_token)
+        statistics = self.lookup_all_lengths(idx)
         return self.interpolate(statistics, self.discount).log()  # (B, T, V)
 
     def token_losses(self, idx: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -486,6 +486,18 @@ def test_the_probabilities_of_counts_sum_to_one(smoothing, build):
     torch.testing.assert_close(p.sum(-1), torch.ones(50, 9).double(), rtol=0, atol=1e-12)
 
 
+def test_the_counts_of_every_token_are_those_of_each(build):
+    """Sampling walks over the pairs of a context; evaluation searches for a single pair."""
+    _, _, model = build('ngram', block_size=3)
+    torch.manual_seed(0)
+    idx = torch.cat([torch.randint(27, (20, 6)), torch.zeros(1, 6, dtype=torch.int64)])
+    every_token = torch.arange(27).expand(21, 6, 27)
+    searched = model.lookup_all_lengths(idx, every_token)
+    walked = model.lookup_all_lengths(idx)
+    for of_search, of_walk in zip(searched, walked, strict=True):
+        assert all(map(torch.equal, of_search, of_walk))
+
+
 @pytest.mark.parametrize('typed', [{}, {'text': True}])
 def test_counting_in_parts_changes_nothing(typed, build, monkeypatch, tmp_path):
     """A large text is counted in parts, and a line can lie in two of them."""

@@ -54,7 +54,10 @@ if sys.version_info < (3, 10):  # noqa: UP036
     sys.exit(f'makemore needs Python 3.10 or newer; this is Python {sys.version.split()[0]}')
 gc.disable()  # importing torch creates 165,000 lasting objects: no need to search them for garbage
 try:
-    import torch
+    with warnings.catch_warnings():
+        # without numpy, which this program does not need, torch warns on every start
+        warnings.filterwarnings('ignore', 'Failed to initialize NumPy')
+        import torch
     import torch.nn as nn
     import torch.nn.functional as F
     from tqdm import tqdm
@@ -207,7 +210,7 @@ class Config:
         None,
         'stop after so many steps without a lower dev loss',
         (1, None),
-        automatic='a third of all',
+        automatic='a third of all steps',
     )
 
     sample_interval: int | None = option('logging', 1000, 'steps between samples', (1, None))
@@ -243,7 +246,7 @@ class Config:
     top_k: int | None = option('sampling', None, 'keep the k most probable tokens', (1, None))
     top_p: float | None = option('sampling', None, 'nucleus sampling probability', (1e-9, 1))
     new_only: bool = option('sampling', False, 'skip samples that are in the data, and repeats')
-    match: str = option('sampling', '', "only samples with this regular expression: '^s.*a$'")
+    match: str = option('sampling', '', "regular expression that samples match: '^s.*a$'")
 
     device: str = option('machine', 'auto', 'auto, cpu, cuda, cuda:N or mps')
     threads: int | None = option('training', None, 'CPU threads', (1, 512), automatic='1')
@@ -3334,22 +3337,41 @@ def describe_models() -> list[str]:
     return lines
 
 
+def read_docs() -> list[str]:
+    """The lines of the docstring of this file; python -OO leaves none."""
+    return (__doc__ or '').strip().splitlines()
+
+
+def list_examples() -> list[str]:
+    """The commands of the docstring, as they have to be typed here."""
+    program = command()  # python and a path, or the command `makemore`
+    path = shlex.quote(shlex.split(program)[-1])
+    launched = '-m makemore' if program == 'makemore' else path  # what torchrun starts
+    examples = []
+    for line in read_docs():
+        if line.startswith('    '):
+            typed, meaning = re.split(' {2,}', line.strip(), maxsplit=1)
+            if typed.startswith('torchrun'):
+                typed = typed.replace('makemore.py', launched)
+            typed = typed.replace('python makemore.py', program)
+            examples.append((typed, meaning))
+    width = max((len(typed) for typed, _ in examples), default=0)
+    return [f'  {typed:{width}}   {meaning}' for typed, meaning in examples]
+
+
 def make_parser(model_type: str = Config.type, is_short: bool = False) -> argparse.ArgumentParser:
     """Flags and help, made from Config and MODELS; the defaults are those of a model type."""
-    docs = (__doc__ or '').strip().splitlines()  # none with python -OO
     if is_short:
         names = textwrap.fill('types: ' + ', '.join(MODELS), 78, subsequent_indent='  ')
         more = 'more: --help-all for all options, --help --type gru for the defaults of gru'
         epilog = [names, more]
     else:
-        examples = [line for line in docs if line.startswith('    ')]
-        examples = [line.replace('python makemore.py', command()) for line in examples]
-        epilog = ['model types:', *describe_models(), '', 'examples:', *examples]
+        epilog = ['model types:', *describe_models(), '', 'examples:', *list_examples()]
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog='makemore',
         usage=f'{command()} [-i FILE] [--type TEXT] [options]',
-        description=''.join(docs[:1]),
+        description=''.join(read_docs()[:1]),
         epilog='\n'.join(epilog),
         formatter_class=functools.partial(formatter, max_help_position=30),
         argument_default=argparse.SUPPRESS,

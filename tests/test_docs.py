@@ -4,6 +4,7 @@ import ast
 import doctest
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,16 @@ def test_help_has_the_commands_of_the_docstring():
     assert len(commands) >= 5
     for command in commands:
         assert command in text
+
+
+def test_help_names_what_torchrun_can_start(monkeypatch):
+    """Once it was makemore.py wherever one stood, and installed there is no such file."""
+    for started, target in [('/usr/bin/makemore', '-m makemore'), ('/a b/makemore.py', "'/a b/")]:
+        monkeypatch.setattr(sys, 'argv', [started])
+        examples = makemore.list_examples()
+        assert f'  torchrun --standalone --nproc_per_node=2 {target}' in examples[-1]
+        comments = {line.rindex('   ') for line in examples}
+        assert len(comments) == 1  # they stand below each other
 
 
 def test_a_setting_can_be_found_in_its_group():

@@ -207,6 +207,13 @@ def test_a_missing_package_is_reported_in_one_line(package):
     assert 'pip install' in done.stderr
 
 
+@pytest.mark.slow
+def test_without_numpy_nothing_is_said_about_it():
+    """pip install . brings no numpy, and torch wrote two lines about that on every start."""
+    done = python("import sys; sys.modules['numpy'] = None; import makemore")
+    assert (done.returncode, done.stderr) == (0, '')
+
+
 @pytest.mark.parametrize('version', [(3, 6, 9), (3, 8, 0), (3, 9, 25)])
 def test_an_old_python_is_reported_in_one_line(version):
     done = python(f'import sys; sys.version_info = {version}; import makemore')

@@ -3222,11 +3222,11 @@ def show_run(run: Run, result: dict[str, Any]):
     if not pictures.is_installed():
         print0('matplotlib is not installed, so there are no pictures: pip install matplotlib')
         return
-    pngs = draw_pictures(run, vectors)
-    save_pictures(run, pngs)
-    if pngs:
-        names = ', '.join(f'{name}.png' for name in pngs)
-        print0(f'pictures in {run.folder}: {names}')
+    save_pictures(run, draw_pictures(run, vectors))
+    names = [f'{name}.png' for name in PICTURES]
+    names = [name for name in names if (run.folder / name).exists()]  # some are of a diagnosis
+    if names:
+        print0(f'pictures in {run.folder}: {", ".join(names)}')
 
 
 def describe_run(run: Run) -> str:
@@ -3264,7 +3264,8 @@ def draw_pictures(run: Run, vectors: torch.Tensor | None) -> dict[str, bytes]:
         losses = {name: curves['loss'] for name, curves in losses.items() if curves}
         updates = board.read_curves(run.folder / 'train', f'{diagnostics.UPDATES}/.*')
         unit = 'character' if run.dataset.chars else 'token'
-        pngs = pictures.draw_curves(losses, updates, unit, diagnostics.GOOD_UPDATE)
+        is_mix = isinstance(run.model, Mix)
+        pngs = pictures.draw_curves(losses, updates, unit, diagnostics.GOOD_UPDATE, is_mix)
 
     letters = token_letters(run.dataset)
     counts = count_tokens(run.dataset)

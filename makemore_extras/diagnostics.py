@@ -154,15 +154,19 @@ def update_report(
         parameter = model.get_parameter(path)
         grad = parameter.grad
         update = parameter.detach() - old
-        grad_ratio = (grad.std(correction=0) / old.std(correction=0)).item()
-        update_ratio = (update.std(correction=0) / old.std(correction=0)).log10().item()
+        report.histograms[f'weight gradient/{name}'] = grad
+        report.gradients[name] = grad
+        size = old.std(correction=0)
+        if size == 0:  # such as the start of a recurrent net, which is 0 before the first step
+            report.lines.append(f'{name:20} | its weights were all equal, so there are no ratios')
+            continue
+        grad_ratio = (grad.std(correction=0) / size).item()
+        update_ratio = (update.std(correction=0) / size).log10().item()
         report.lines.append(
             f'{name:20} | grad:data {grad_ratio:.2e} | update:data 10**{update_ratio:.1f}'
         )
         report.scalars[f'relative gradient/{name}'] = grad_ratio
         report.scalars[f'{UPDATES}/{name}'] = update_ratio
-        report.histograms[f'weight gradient/{name}'] = grad
-        report.gradients[name] = grad
     report.lines.append(explain_guide(lr_share))
     return report
 

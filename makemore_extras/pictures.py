@@ -27,6 +27,10 @@ LOSS_CAPTION = (
     'The steep fall at first: the net learns how frequent each letter is. Train is noisy, '
     'because each point is one batch. Dev far above train, or rising again, means overfitting.'
 )
+MIX_NOTE = (
+    ' In a mix, train is the mean of the nets in training; dev is the loss of the whole mix, which '
+    'at first is that of its n-gram counts.'
+)
 EMBEDDING_CAPTION = (
     'Letters that lie close together are treated alike by the model. Look for groups, such as '
     'the vowels, and for letters that stand apart.'
@@ -40,8 +44,8 @@ ACTIVATION_CAPTION = (
     'saturated neurons, through which hardly any gradient flows; a peak at 0 is a weak signal.'
 )
 SATURATION_CAPTION = (
-    'White: the nonlinearity is so flat here that hardly any gradient flows through it. A column '
-    'that is white from top to bottom is a dead neuron: no example of this batch changes it.'
+    'White: the nonlinearity is so flat here that hardly any gradient flows through it. Look for '
+    'columns that are white from top to bottom: dead neurons, which no example changes.'
 )
 GRADIENT_CAPTION = (
     'One line per matrix, all of similar width if all layers learn. Much narrower lines mean '
@@ -193,12 +197,14 @@ LOSS_STYLES = {
 }
 
 
-def draw_losses(curves: dict[str, Curve], unit: str) -> bytes:
+def draw_losses(curves: dict[str, Curve], unit: str, is_mix: bool = False) -> bytes:
     """Train and dev loss, and the loss of n-gram counts as a dashed line where it is known.
 
     Train is thin and light, because it is noisy; dev has a dot for each evaluation.
     """
     caption = LOSS_CAPTION
+    if is_mix:
+        caption += MIX_NOTE
     if 'n-gram' in curves:
         caption += ' The dashed line is what counting n-grams reaches.'
     with new_figure((8, 5)) as figure:
@@ -341,7 +347,8 @@ def draw_densities(values: dict[str, torch.Tensor], title: str, xlabel: str, cap
                 continue
             # the area below each line is 1, however many numbers a layer has
             density, edges = torch.histogram(finite, bins=60, density=True)
-            axes.plot(edges[:-1], density, color=color, linewidth=1, label=name)
+            centers = (edges[:-1] + edges[1:]) / 2
+            axes.plot(centers, density, color=color, linewidth=1, label=name)
         axes.set_title(title)
         axes.set_xlabel(xlabel)
         axes.set_ylabel('density')
@@ -362,14 +369,21 @@ def draw_gradients(gradients: dict[str, torch.Tensor]) -> bytes:
 
 
 def draw_saturation(masks: dict[str, torch.Tensor]) -> bytes:
-    """Which neurons are saturated by which examples; masks (examples, neurons) of each layer."""
-    shown = {name: mask[:MOST_EXAMPLES] for name, mask in list(masks.items())[:MOST_LAYERS]}
+    """Which neurons are saturated by which examples; masks (examples, neurons) of each layer.
+
+    Of many examples an even selection is shown, as those of a recurrent net lie in the order of
+    their positions in the line. The titles count all of them.
+    """
+    shown = dict(list(masks.items())[:MOST_LAYERS])
     image = {'cmap': 'gray', 'vmin': 0, 'vmax': 1, 'aspect': 'auto', 'interpolation': 'none'}
     with new_figure((9, 1.5 + 2.2 * len(shown))) as figure:
         panels = figure.subplots(len(shown), squeeze=False)[:, 0]
         for axes, (name, mask) in zip(panels, shown.items(), strict=True):
-            axes.imshow(mask.numpy(), **image)
-            axes.set_title(f'{name}: {100 * mask.float().mean():.1f} % saturated', fontsize=9)
+            stride = -(-len(mask) // MOST_EXAMPLES)  # rounded up
+            axes.imshow(mask[::stride].numpy(), **image)
+            share = 100 * mask.float().mean()
+            n_dead = int(mask.all(0).sum())
+            axes.set_title(f'{name}: {share:.1f} % saturated, dead neurons: {n_dead}', fontsize=9)
             axes.set_ylabel('example')
         panels[-1].set_xlabel('neuron')
         return to_png(figure, SATURATION_CAPTION)
@@ -398,10 +412,10 @@ def draw_updates(curves: dict[str, Curve], guide: float) -> bytes:
 
 
 def draw_curves(
-    losses: dict[str, Curve], updates: dict[str, Curve], unit: str, guide: float
+    losses: dict[str, Curve], updates: dict[str, Curve], unit: str, guide: float, is_mix: bool
 ) -> dict[str, bytes]:
     """The pictures of the curves of a run, by name."""
-    pngs = {'loss': draw_losses(losses, unit)}
+    pngs = {'loss': draw_losses(losses, unit, is_mix)}
     if updates:
         pngs['updates'] = draw_updates(updates, guide)
     return pngs

@@ -90,9 +90,14 @@ def test_pictures_are_in_the_folder_and_in_tensorboard(model_type, train, with_p
 
 
 def test_a_diagnosed_run_has_more_pictures(train, with_pictures):
-    assert train('mlp', '-o', 'x', '--diagnose', 5).code == 0
+    """At its end, those of the diagnosis were not among the files that it named."""
+    result = train('mlp', '-o', 'x', '--diagnose', 5)
+    assert result.code == 0
     names = {path.stem for path in Path('x').glob('*.png')}
     assert names == {*makemore.PICTURES} - {'bigrams'}
+    (line,) = [line for line in result.err.splitlines() if line.startswith('pictures in x: ')]
+    listed = line.removeprefix('pictures in x: ').split(', ')
+    assert {name.removesuffix('.png') for name in listed} == names
 
 
 def test_ngram_counts_with_one_letter_of_context_have_the_table(train, with_pictures):
@@ -269,6 +274,16 @@ def test_the_loss_of_ngram_counts_is_dashed(drawn):
     assert axes.get_ylabel() == 'nats per token'
 
 
+def test_the_picture_of_a_mix_says_what_its_lines_are(drawn):
+    """Its dev loss starts at that of the counts, far below train, which is that of its nets."""
+    curves = {'train': ([1, 2], [3.3, 2.5]), 'dev': ([0, 2], [2.2, 2.1])}
+    for is_mix in (False, True):
+        pictures.draw_curves(curves, {}, 'character', -3, is_mix)
+    plain, mix = [caption for _, caption in drawn]
+    assert 'mix' not in plain
+    assert 'train is the mean of the nets' in mix
+
+
 def test_all_updates_are_in_one_chart_with_the_line_at_3(drawn):
     """Each had a chart of its own, and the guide another one."""
     curves = {f'updates/linear {i}': ([0, 5], [-2.5, -3.5]) for i in range(30)}
@@ -290,6 +305,29 @@ def test_all_layers_are_in_one_figure(drawn):
     assert len(axes.lines) == 5
     names = [text.get_text() for text in axes.get_legend().get_texts()]
     assert [name.split(':')[0] for name in names] == list(outputs)
+
+
+def test_a_density_lies_where_its_numbers_are(drawn):
+    """Each point stood at the left end of its bin, so that a tanh ended at 0.97."""
+    pictures.draw_activations({'tanh 1': torch.linspace(-1, 1, 6001)})
+    (line,) = drawn[0][0].axes[0].lines
+    assert line.get_xdata()[0] == pytest.approx(-1 + 1 / 60)
+    assert line.get_xdata()[-1] == pytest.approx(1 - 1 / 60)
+
+
+def test_saturation_is_that_of_all_examples(drawn):
+    """Of a recurrent net the picture showed the first 200 rows only, which are the first two
+    letters of each line, and its title was the share of these.
+    """
+    mask = torch.zeros(1000, 4, dtype=torch.bool)
+    mask[400:] = True  # 60 %
+    mask[:, 0] = True  # a dead neuron
+    pictures.draw_saturation({'tanh': mask})
+    (axes,) = drawn[0][0].axes
+    assert axes.get_title() == 'tanh: 70.0 % saturated, dead neurons: 1'
+    shown = axes.images[0].get_array()
+    assert shown.shape == (pictures.MOST_EXAMPLES, 4)
+    assert shown.mean() == pytest.approx(0.7)
 
 
 def test_weights_of_nan_do_not_stop_a_picture(drawn):

@@ -3214,7 +3214,7 @@ def show_run(run: Run, result: dict[str, Any]):
     letters = token_letters(run.dataset)
     vectors = pictures.find_embedding(run.model, letters)
     if run.writers:
-        board.add_result(run.writers['.'], result, describe_run(run))
+        board.add_result(run.writers['.'], result, describe_run(run), find_unused_settings(run))
         if vectors is not None:
             board.add_projector(run.writers['.'], vectors, letters)
     for writer in run.writers.values():
@@ -3230,8 +3230,12 @@ def show_run(run: Run, result: dict[str, Any]):
 
 
 def describe_run(run: Run) -> str:
-    """The name of a run, then as flags the settings that differ from the defaults of its type."""
-    usual = resolve_config({'type': run.config.type})
+    """The name of a run, then as flags the settings that differ from the defaults.
+
+    These depend on the type, and on the size of the data.
+    """
+    usual = resolve_config({'type': run.config.type, 'members': run.config.members})
+    usual = adapt_to_size(usual, run.dataset, {})
     words = [run.folder.name]
     for name, setting in SETTINGS.items():
         value = getattr(run.config, name)
@@ -3239,6 +3243,13 @@ def describe_run(run: Run) -> str:
         if is_chosen and getattr(usual, name) not in (None, value):
             words.append(f'{flag_of(name)} {value}')
     return ' '.join(words)
+
+
+def find_unused_settings(run: Run) -> list[str]:
+    """Settings of training, if the model only counts."""
+    if not run.model.is_counted:
+        return []
+    return [name for name in SETTINGS if SETTINGS[name].metadata['group'] == 'training']
 
 
 def token_letters(dataset: CharDataset) -> str:

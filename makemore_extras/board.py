@@ -8,6 +8,7 @@ import os
 import re
 import struct
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class EventWriter:
         self.add_event(summary=self.summary.custom_scalars(layout))
 
     def add_hparams(self, settings: dict[str, Any], metrics: dict[str, float], title: str):
-        """Add a row to the table of runs: its title, settings and results."""
+        """Add a row to the table of runs: its title, settings (None: an empty cell) and results."""
         from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
         # TensorBoard sorts the columns by their names, so these are numbers
@@ -80,6 +81,8 @@ class EventWriter:
         # rows with the same title would be merged into one
         start = plugin_data_pb2.SessionStartInfo(group_name=title)
         for column, name in columns.items():
+            if settings[name] is None:
+                continue
             kind, content = hparam_value(settings[name])
             info = {'name': column, 'display_name': name.replace('_', ' '), 'type': kind}
             experiment.hparam_infos.add(**info)
@@ -197,8 +200,11 @@ def add_projector(writer: Any, vectors: torch.Tensor, letters: str):
     write_embedding(writer.folder, vectors, [label_of(ch) for ch in letters])
 
 
-def add_result(writer: Any, result: dict[str, Any], title: str):
-    """Write the row of a run, with that title, in the table of settings and results."""
+def add_result(writer: Any, result: dict[str, Any], title: str, not_used: Collection[str] = ()):
+    """Write the row of a run, with that title, in the table of settings and results.
+
+    The cells of settings that the run does not use are empty.
+    """
     values = dict(result['settings'])
     for name, value in result.items():
         values[f'{name} loss' if name in ('train', 'dev', 'test') else name] = value
@@ -206,11 +212,13 @@ def add_result(writer: Any, result: dict[str, Any], title: str):
     settings = {}
     for name in names:
         value = values[name]
-        if name == 'dev loss' and value is None:  # there is no dev split
-            continue
-        is_plain = isinstance(value, (bool, int, float))
-        # a file name need not be UTF-8
-        settings[name] = value if is_plain else str(value).encode(errors='replace').decode()
+        has_no_dev = name == 'dev loss' and value is None
+        if name in not_used or has_no_dev:
+            settings[name] = None
+        elif isinstance(value, (bool, int, float)):
+            settings[name] = value
+        else:  # a file name need not be UTF-8
+            settings[name] = str(value).encode(errors='replace').decode()
     results = {name: values[name] for name in RESULTS if values[name] is not None}
     title = title.encode(errors='replace').decode()
     writer.add_hparams(settings, results, title)

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.parse
 import urllib.request
+from dataclasses import replace
 
 import pytest
 import torch
@@ -391,12 +392,69 @@ def test_byte_pairs_have_no_labels(train, tmp_path):
 
 def test_a_run_is_named_after_what_was_typed(build, tmp_path):
     """In the table of a sweep: mlp-2, mlp-3, ... say nothing."""
-    config, dataset, model = build('mlp', learning_rate=1e-4, max_steps=50)
+    config, dataset, model = build('mlp')
+    typed = {'learning_rate': 1e-4, 'max_steps': 50}
+    config = makemore.adapt_to_size(replace(config, **typed), dataset, typed)
     run = makemore.Run(config, dataset, model, tmp_path / 'names-mlp-2')
     name, *words = makemore.describe_run(run).split()
     assert name == 'names-mlp-2'
     assert words[-4:] == ['--learning-rate', '0.0001', '--max-steps', '50']
     assert '--batch-size' not in words
+
+
+@pytest.mark.parametrize('model_type', ['mlp', 'mix'])
+def test_what_the_size_of_a_list_decides_is_not_in_the_name_of_a_run(model_type, build, tmp_path):
+    """A run on a short list was called heroes-mix --batch-size 32 --learning-rate 0.0025, though
+    neither had been typed.
+    """
+    _, dataset, model = build('mlp')
+    typed = {'type': model_type, 'max_steps': 12}
+    config = makemore.adapt_to_size(makemore.resolve_config(typed), dataset, typed)
+    assert config.batch_size < makemore.resolve_config(typed).batch_size
+    run = makemore.Run(config, dataset, model, tmp_path / 'names')
+    assert makemore.describe_run(run) == 'names --max-steps 12'
+
+
+class Table:
+    """Takes the rows of the table instead of a writer."""
+
+    def __init__(self):
+        self.rows = []
+
+    def add_hparams(self, settings, metrics, title):
+        self.rows.append(settings)
+
+
+RESULT = {'type': 'mlp', 'train': 1.9, 'dev': 2.0, 'test': None, 'novelty': 0.5, 'params': 3}
+RESULT |= {'seconds': 1.0, 'steps': 9}
+RESULT['settings'] = {'batch_size': 32, 'learning_rate': 0.1, 'max_steps': 9, 'type': 'mlp'}
+
+
+def test_settings_that_a_run_does_not_use_are_empty():
+    """n-gram counts had a learning rate in the table."""
+    table = Table()
+    board.add_result(table, RESULT, 'counts', ['learning_rate', 'batch_size'])
+    (settings,) = table.rows
+    assert [name for name in settings if settings[name] is None] == ['learning_rate', 'batch_size']
+
+
+def test_a_run_without_dev_has_the_same_columns(tmp_path):
+    """Columns are numbered, and without a dev loss the later ones had the numbers of others."""
+    from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+
+    columns = []
+    for dev in (2.0, None):
+        folder = tmp_path / str(dev)
+        folder.mkdir()
+        writer = board.EventWriter(folder)
+        board.add_result(writer, RESULT | {'dev': dev}, 'run')
+        writer.close()
+        contents = read_events(folder).PluginTagToContent(metadata.PLUGIN_NAME)
+        data = plugin_data_pb2.HParamsPluginData.FromString(contents[metadata.EXPERIMENT_TAG])
+        columns.append({info.display_name: info.name for info in data.experiment.hparam_infos})
+    with_dev, without = columns
+    assert with_dev.pop('dev loss') == '03'
+    assert without == with_dev
 
 
 def test_all_updates_are_in_one_chart(tmp_path):

@@ -2920,7 +2920,9 @@ def save_early_best(run: Run):
 def report_losses(run: Run, train_loss: float | None, dev_loss: float):
     """Print the losses, and write them for TensorBoard."""
     name = 'dev loss' if has_dev(run) else 'loss on all of train'
-    train_part = '' if train_loss is None else f'train loss {train_loss:.4f} | '
+    # that of a mix is the mean over its nets, which the loss of the mixture is not compared with
+    trained = 'train loss of the nets' if isinstance(run.model, Mix) else 'train loss'
+    train_part = '' if train_loss is None else f'{trained} {train_loss:.4f} | '
     is_best = dev_loss < run.best_loss
     mark = ' | best so far' if is_best and run.step > 0 else ''
     print0(f'step {run.step:6} | {train_part}{name} {dev_loss:.4f}{mark}')
@@ -2953,7 +2955,7 @@ def report_members(run: Run):
         parts.append(f'{name} {loss:.4f} (weight {weight:.2f})')
         curves[f'member loss/{name}'] = loss
         curves[f'member weight/{name}'] = weight
-    print0(f'step {run.step:6} | {", ".join(parts)}')
+    print0(f'  {", ".join(parts)}')  # three of them fill a terminal of 80 columns
     add_scalars(run, '.', curves)
 
 
@@ -3100,7 +3102,8 @@ def train_model(run: Run, signals: list[int]):
     announced_step = run.step + 3 * SLOW_STEPS  # without a progress bar the time left is said once
 
     bar_format = '{percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt}{postfix}'
-    with progress_bar(total=config.max_steps, initial=run.step, bar_format=bar_format) as bar:
+    how = {'total': config.max_steps, 'initial': run.step, 'bar_format': bar_format}
+    with progress_bar(**how, leave=False) as bar:
         while True:
             last_step = run.step == config.max_steps
 
@@ -3131,7 +3134,8 @@ def train_model(run: Run, signals: list[int]):
             run.seconds += seconds
             log_step(run, loss, grad_norm, lr, tokens_per_step / seconds)
             left = time_left.estimate(run.step)
-            bar.set_postfix_str(f'loss {loss:.4f}, lr {lr:.1e}, time left {left}', refresh=False)
+            # the time first: a narrow terminal shows only the beginning
+            bar.set_postfix_str(f'time left {left}, loss {loss:.4f}, lr {lr:.1e}', refresh=False)
             bar.update()
             if bar.disable and run.step == announced_step < config.max_steps:
                 print0(f'estimated time left: {left}')

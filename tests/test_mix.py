@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 import signal
 
 import pytest
@@ -284,6 +285,21 @@ def test_a_mix_takes_as_many_steps_as_its_slowest_member(run, tmp_path):
 
 def steps_of(result):
     return [int(line[4:11]) for line in result.err.splitlines() if line.startswith('step ')]
+
+
+def test_the_log_of_a_mix(train):
+    """The loss of the nets is not taken for that of the mixture, which was lower on dev.
+
+    Three members stand on one line of a terminal.
+    """
+    lines = train('mix', '--members', 'ngram,gru,rnn').err.splitlines()
+    steps = [line for line in lines if re.match('step +[1-9]', line)]
+    assert all(re.search(r' train loss of the nets \d\.\d{4} \| dev loss', line) for line in steps)
+    members = [line for line in lines if 'weight' in line]
+    assert members
+    for line in members:
+        assert re.fullmatch(r'  ngram .* \(weight .*\), gru .*, rnn .* \(weight .*\)', line)
+        assert len(line) <= 80
 
 
 @pytest.mark.slow

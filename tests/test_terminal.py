@@ -3,10 +3,13 @@ Terminals: what must never be written to one, and what happens when it is closed
 """
 
 import contextlib
+import fcntl
 import os
 import pty
 import re
 import signal
+import struct
+import termios
 import threading
 import unicodedata
 
@@ -28,6 +31,8 @@ def run_at_terminal(fork):
 
     def run(*args, plan=()):
         master, slave = pty.openpty()
+        # without a size there is no room for a progress bar
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 80, 0, 0))
         name = os.ttyname(slave)
         pieces = []
 
@@ -73,6 +78,23 @@ def test_escape_sequences_in_the_data_do_not_reach_a_terminal(data, run_at_termi
     piped = go('--sample-only', '-o', 'x', *long_samples).out
     assert '\x1b' in piped
     assert '\\x1b' not in piped
+
+
+def what_remains(shown):
+    """The lines that are left on the screen: a carriage return starts a line again."""
+    return [line.rpartition('\r')[2].strip() for line in shown.replace('\r\n', '\n').split('\n')]
+
+
+def test_nothing_remains_of_the_progress_bar(run_at_terminal, names):
+    """After an early stop it stood there for ever, with 61 % and the time that was left.
+
+    In 60 columns that time was cut off: "time left 0".
+    """
+    shown = run_at_terminal(*small_run('mlp', names, '-o', 'x'))
+    assert re.search(r'%\|.*\| step \d+/12, time left \?, loss ', shown)
+    remains = what_remains(shown)
+    assert 'samples at temperature 1.0:' in remains
+    assert [line for line in remains if '%|' in line or 'time left' in line] == []
 
 
 TYPED = [

@@ -453,6 +453,15 @@ def name_python() -> str:
     return str(python)
 
 
+def short_path(path: str) -> str:
+    """A path as one would type it here: ../makemore.py, or the absolute one if that is shorter."""
+    absolute = os.path.abspath(path)
+    try:
+        return min(os.path.relpath(path), absolute, key=len)
+    except ValueError:  # on another drive of Windows
+        return absolute
+
+
 def command(*args: Any) -> str:
     """A command of this program that can be pasted into a shell."""
     program = Path(sys.argv[0])
@@ -462,7 +471,7 @@ def command(*args: Any) -> str:
         start = [name_python(), str(program)]
     else:  # called from a notebook or another program
         is_here = Path('makemore.py').exists()
-        start = [name_python(), 'makemore.py' if is_here else __file__]
+        start = [name_python(), 'makemore.py' if is_here else short_path(__file__)]
     return shlex.join([*start, *map(str, args)])
 
 

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pydoc
+import re
 import signal
 import subprocess
 import sys
@@ -394,9 +395,22 @@ def test_the_notebook_shows_what_it_printed():
     assert {output.get('name', 'stdout') for output in outputs} == {'stdout'}
 
 
+def read_gru_loss(text):
+    """The dev loss that the notebook prints at last."""
+    return float(re.search(r'^gru   dev loss ([\d.]+)$', text, re.MULTILINE)[1])
+
+
+def test_the_notebook_knows_the_default_of_the_gru():
+    """It went on to say 7,500 steps when they had become 3,750."""
+    default = makemore.MODELS['gru'].preferred_settings['max_steps']
+    assert f'default is {default:,}.' in NOTEBOOK.read_text(encoding='utf-8')
+
+
 @pytest.mark.slow
 def test_the_notebook_runs(tmp_path):
-    """The code of its cells, one after the other, in a process of its own."""
+    """The code of its cells, one after the other, in a process of its own; what it shows is what
+    comes out. It still showed the losses of smaller batches.
+    """
     cells = json.loads(NOTEBOOK.read_text(encoding='utf-8'))['cells']
     code = [''.join(cell['source']) for cell in cells if cell['cell_type'] == 'code']
     (tmp_path / 'names.txt').write_bytes((ROOT / 'names.txt').read_bytes())
@@ -412,7 +426,12 @@ def test_the_notebook_runs(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert 'Warning' not in done.stderr
-    assert 'gru   dev loss' in done.stdout
+    texts = [
+        ''.join(output.get('text', '')) for cell in cells for output in cell.get('outputs', [])
+    ]
+    shown = read_gru_loss('\n'.join(texts))
+    # another processor adds up in another order
+    assert read_gru_loss(done.stdout) == pytest.approx(shown, abs=0.01)
     assert '--temperature -1.0: must be at least 0' in done.stdout
     runs = sorted(path.parent.name for path in tmp_path.glob('lectures/out/*/metrics.jsonl'))
     assert runs == ['names-gru', 'names-ngram']

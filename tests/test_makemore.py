@@ -620,6 +620,22 @@ def test_printed_commands_name_a_python_that_works(paths, start, installed, tmp_
     assert Path(path).samefile(PROGRAM)
 
 
+def test_a_notebook_names_the_program_by_a_short_path(monkeypatch, tmp_path):
+    """A notebook puts '..' on Python's path, and the command to sample more was
+    python /home/me/makemore/lectures/../makemore.py.
+    """
+    folder = tmp_path / 'lectures'
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, 'argv', ['ipykernel_launcher.py'])
+    monkeypatch.setattr(makemore, '__file__', str(folder / '../makemore.py'))
+    _, path, _ = shlex.split(makemore.command('--resume'))
+    assert path == os.path.join('..', 'makemore.py')
+    monkeypatch.setattr(makemore, '__file__', os.path.abspath('/m.py'))
+    _, path, _ = shlex.split(makemore.command('--resume'))
+    assert path == os.path.abspath('/m.py')
+
+
 # -----------------------------------------------------------------------------
 # a model of one's own
 

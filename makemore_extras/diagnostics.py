@@ -117,6 +117,8 @@ def activation_report(activations: dict[str, Activation]) -> Report:
         outputs = activation.outputs
         if activation.kind is nn.GELU:  # flat on the left only
             saturated = activation.inputs < -SATURATED
+        elif activation.kind is nn.Sigmoid:  # a tanh of half its input, moved and scaled
+            saturated = activation.inputs.abs() > 2 * SATURATED
         else:
             saturated = activation.inputs.abs() > SATURATED
         share = 100 * saturated.float().mean()

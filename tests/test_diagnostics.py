@@ -101,6 +101,14 @@ def test_gelu_is_flat_on_the_left_only():
     assert report.saturated['act'].tolist() == [[False, True, False]]
 
 
+def test_a_sigmoid_is_flat_only_twice_as_far_from_zero():
+    """At 2.1 its slope is still 39 % of the steepest, and half of a gru was called saturated."""
+    x = torch.tensor([[-4.3, -2.5, 2.5, 4.3]])
+    activation = diagnostics.Activation(nn.Sigmoid, x, x.sigmoid())
+    report = diagnostics.activation_report({'gate': activation})
+    assert report.saturated['gate'].tolist() == [[True, False, False, True]]
+
+
 def test_the_report_of_an_update_has_its_size():
     """A step of a thousandth of the weights is 10**-3, the size that is good."""
     model = nn.Linear(50, 40)

@@ -77,9 +77,29 @@ class Activation:
     outputs: torch.Tensor
 
 
+def drop_padding(calls: list[torch.Tensor], y: torch.Tensor | None) -> torch.Tensor:
+    """What a layer got or put out in its calls, as (N, channels), without what follows a line.
+
+    y (B, T) are the targets, with -1 behind the end of a line; None: there is no padding.
+    """
+    if y is None:
+        return torch.cat([values.flatten(0, -2) for values in calls])
+    is_real = y >= 0
+    kept = []
+    for number, values in enumerate(calls):
+        if values.shape[:2] == y.shape:  # (B, T, C): all positions at once
+            kept.append(values[is_real])
+        elif len(values) == len(y):  # (B, C): a recurrent net comes by for every position
+            position = number * y.size(1) // len(calls)
+            kept.append(values[is_real[:, position]])
+        else:  # windows, which are made for real positions only
+            kept.append(values.flatten(0, -2))
+    return torch.cat(kept)
+
+
 @torch.no_grad()
 def observe_activations(
-    model: nn.Module, x: torch.Tensor, y: torch.Tensor
+    model: nn.Module, x: torch.Tensor, y: torch.Tensor | None
 ) -> dict[str, Activation]:
     """What the nonlinearities of a model do with a batch, by the name of the layer.
 
@@ -87,11 +107,13 @@ def observe_activations(
     random generator notice.
     """
     twin = copy.deepcopy(model).train()
-    seen: dict[str, list] = {}
+    all_inputs: dict[str, list] = collections.defaultdict(list)
+    all_outputs: dict[str, list] = collections.defaultdict(list)
 
     def observe(name: str) -> Callable:
         def hook(module, inputs, output):
-            seen.setdefault(name, []).append((inputs[0].flatten(0, -2), output.flatten(0, -2)))
+            all_inputs[name].append(inputs[0])
+            all_outputs[name].append(output)
 
         return hook
 
@@ -103,9 +125,9 @@ def observe_activations(
 
     activations = {}
     names = name_layers(twin)
-    for path, pairs in seen.items():  # a recurrent net comes by once for every position
-        inputs = torch.cat([pair[0] for pair in pairs]).float().cpu()
-        outputs = torch.cat([pair[1] for pair in pairs]).float().cpu()
+    for path, calls in all_inputs.items():
+        inputs = drop_padding(calls, y).float().cpu()
+        outputs = drop_padding(all_outputs[path], y).float().cpu()
         activations[names[path]] = Activation(type(twin.get_submodule(path)), inputs, outputs)
     return activations
 

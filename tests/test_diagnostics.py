@@ -94,6 +94,35 @@ def test_the_numbers_of_a_report_are_those_of_a_hand_made_net():
     assert torch.equal(report.histograms['output/act'], x.tanh())
 
 
+@pytest.mark.parametrize(
+    ('model_type', 'layer', 'per_token'),
+    [
+        ('mlp', 'tanh 1', 1),
+        ('wavenet', 'tanh 1', 2),  # one for each pair of its 4 letters
+        ('rnn', 'tanh', 1),
+        ('gru', 'sigmoid', 2),  # two gates, one after the other
+        ('transformer', 'block 1 gelu 1', 1),
+    ],
+)
+def test_what_follows_the_end_of_a_line_is_not_observed(model_type, layer, per_token, build):
+    """Lines of a batch are padded to the longest, and of a gru half of what was reported were the
+    states behind the end of a line.
+    """
+    config, dataset, model = build(model_type)
+    x, y, _ = makemore.get_batch(dataset, config, 0)
+    n_tokens = int((y >= 0).sum())
+    assert n_tokens < y.numel()
+    activations = diagnostics.observe_activations(model, x, y)
+    assert len(activations[layer].outputs) == len(activations[layer].inputs) == per_token * n_tokens
+
+
+def test_of_a_recurrent_net_the_right_positions_are_observed():
+    calls = [torch.full((2, 1), float(number)) for number in range(6)]  # two at each position
+    y = torch.tensor([[5, 5, 5], [5, -1, -1]])
+    kept = diagnostics.drop_padding(calls, y)
+    assert kept.flatten().tolist() == [0, 0, 1, 1, 2, 3, 4, 5]
+
+
 def test_gelu_is_flat_on_the_left_only():
     x = torch.tensor([[5.0, -5.0, 0.0]])
     activation = diagnostics.Activation(nn.GELU, x, nn.functional.gelu(x))

@@ -38,22 +38,30 @@ class Report:
 def name_layers(model: nn.Module) -> dict[str, str]:
     """A readable name for each module: `tanh 1` for net.3, `block 2 qkv` for blocks.1.attn.qkv.
 
-    A module that has only a number is named after its kind and counted within its block.
+    A module that has only a number is named after its kind and counted within its block. The nets
+    of a mix keep their numbers: `gru 2 tanh` for trained.1.tanh.
     """
+    nets = {}  # of a mix
+    for path, module in model.named_modules():
+        if isinstance(module, nn.ModuleDict):
+            for number, net in module.items():
+                nets[f'{path}.{number}'] = f'{type(net).__name__.lower()} {int(number) + 1}'
     names = {}
     counts = collections.Counter()
     for path, module in model.named_modules():
         *outer, last = path.split('.')
         words = []
         for name, number in itertools.pairwise(outer):
-            if number.isdigit():  # a block of a list
+            if f'{name}.{number}' in nets:
+                words.append(nets[f'{name}.{number}'])
+            elif number.isdigit():  # a block of a list
                 words.append(f'{name.removesuffix("s")} {int(number) + 1}')
         if last.isdigit():
             kind = type(module).__name__.lower()
             block = (*words, kind)
             counts[block] += 1
             last = f'{kind} {counts[block]}'
-        names[path] = ' '.join([*words, last])
+        names[path] = nets.get(path) or ' '.join([*words, last])
     return names
 
 
@@ -64,7 +72,9 @@ def name_matrices(model: nn.Module) -> dict[str, str]:
     names = {}
     for path in paths:
         layer, _, own_name = path.rpartition('.')
-        names[path] = layer_names[layer] if own_name == 'weight' and layer else own_name
+        layer_name = layer_names[layer]
+        is_only_one = own_name == 'weight' and layer_name
+        names[path] = layer_name if is_only_one else f'{layer_name} {own_name}'.strip()
     return names
 
 

@@ -72,6 +72,15 @@ def test_layers_have_readable_names(model_type, build):
     assert len(set(matrices.values())) == len(matrices) == len(diagnostics.copy_matrices(model))
 
 
+def test_the_nets_of_a_mix_can_be_told_apart(build):
+    """Their layers were called `trained 2`, and the matrices `start` of two nets had one name."""
+    _, _, model = build('mix', members='ngram,gru,rnn')
+    paths = [name for name in diagnostics.name_matrices(model) if name.startswith('trained')]
+    names = [diagnostics.name_matrices(model)[path] for path in paths]
+    assert len(set(names)) == len(names)
+    assert {'gru 2 start', 'gru 2 x2h', 'rnn 3 start', 'rnn 3 head'} <= set(names)
+
+
 def test_the_numbers_of_a_report_are_those_of_a_hand_made_net():
     """A net of two tanh neurons: one is always saturated, the other one never."""
 

@@ -173,7 +173,9 @@ class Config:
     n_hidden: int | None = option(
         'model', 64, 'hidden channels', (1, 2**16), flag='--n-embd2', fixed=True
     )
-    dropout: float | None = option('model', 0.0, 'dropout probability', (0, 0.99))
+    dropout: float | None = option(
+        'model', 0.0, 'dropout probability', (0, 0.99), note='more on a short list'
+    )
     smoothing: str = option(
         'model',
         'kn',
@@ -1617,7 +1619,7 @@ class MLP(WindowModel):
         )
 
 
-@register('bn-mlp', block_size=5, n_layer=6, n_embd=10, n_hidden=100, learning_rate=5e-3)
+@register('bn-mlp', block_size=5, n_layer=6, n_embd=10, n_hidden=100, learning_rate=1e-2)
 class BatchNormMLP(WindowModel):
     """a deep mlp with batch normalization, which keeps it trainable (Ioffe 2015)"""
 
@@ -3549,6 +3551,8 @@ def adapt_to_size(config: Config, dataset: CharDataset, cli_args: dict[str, Any]
         most_steps = max(400, choose_epochs(dataset) * n_lines // batch_size)
         defaults['max_steps'] = min(config.max_steps, most_steps)
         defaults['eval_interval'] = min(config.eval_interval, most_steps // 40)
+    if is_short_list(dataset) and config.dropout is not None:  # a mix leaves it to its members
+        defaults['dropout'] = max(config.dropout, 0.2)
     not_given = {name: value for name, value in defaults.items() if name not in cli_args}
     return replace(config, **not_given)
 

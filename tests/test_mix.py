@@ -267,6 +267,23 @@ def test_members_and_steps_depend_on_the_size_of_the_list(n_lines, length, run, 
     assert found == DEFAULTS[n_lines, length]
 
 
+# type, lines, flags -> dropout
+DROPOUT = {
+    ('bn-mlp', 100, ''): 0.2,  # without it this net predicts 400 surnames no better than bigrams
+    ('bn-mlp', 20_000, ''): 0.0,
+    ('bn-mlp', 100, '--dropout 0.1'): 0.1,
+    ('mix', 100, ''): None,  # the members have their own
+}
+
+
+@pytest.mark.parametrize(('model_type', 'n_lines', 'flags'), DROPOUT)
+def test_nets_drop_more_on_a_short_list(model_type, n_lines, flags, run, tmp_path):
+    write_list(tmp_path / 'list.txt', n_lines)
+    args = ['-i', 'list.txt', '--type', model_type, *flags.split()]
+    made, _ = makemore.new_run(makemore.parse_args(args), torch.device('cpu'))
+    assert made.config.dropout == DROPOUT[model_type, n_lines, flags]
+
+
 def test_what_was_typed_counts(run, tmp_path):
     write_list(tmp_path / 'list.txt', 500)
     line = '-i list.txt --members gru,mlp -b 7 --max-steps 9 -l 0.1'

@@ -271,9 +271,9 @@ def flag_of(name: str) -> str:
 
 
 def suggest(word: str, words: Iterable[str]) -> str:
-    """A hint for a misspelled word: 'transfomer' -> ', did you mean transformer?'"""
+    """A hint for a misspelled word: 'transfomer' -> ' (did you mean transformer?)'"""
     matches = difflib.get_close_matches(word, list(words), n=1)
-    return f', did you mean {matches[0]}?' if matches else ''
+    return f' (did you mean {matches[0]}?)' if matches else ''
 
 
 def value_type(name: str) -> type:
@@ -326,7 +326,7 @@ def check_value(name: str, value: Any) -> Any:
     if choices and value not in choices:
         hint = suggest(value, choices)
         if name == 'type' and value in OTHER_NAMES:
-            hint = f', {OTHER_NAMES[value]}'
+            hint = f' ({OTHER_NAMES[value]})'
         raise UserError(f'{flag_of(name)} {value}: unknown{hint}; choose {", ".join(choices)}')
     return value
 
@@ -535,6 +535,8 @@ def init_device(name: str) -> torch.device:
         torch.zeros(1, device=device)  # fails if there is no such device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
+        if reason.startswith('Expected one of'):  # which goes on with twenty names
+            reason = 'unknown; choose auto, cpu, cuda, cuda:N or mps'
         raise UserError(f'--device {name}: {reason}') from None
     return device
 
@@ -761,10 +763,11 @@ def name_input(path: str) -> str:
     return 'standard input' if path == '-' else path
 
 
-def read_text(path: str, encoding: str) -> str:
+def read_text(path: str, encoding: str, flags: str = '-i and --encoding') -> str:
     """The text of a file, or of standard input for -.
 
-    Line ends become `\\n`, and a byte order mark is dropped.
+    Line ends become `\\n`, and a byte order mark is dropped. An error names the flags that may
+    have to change.
     """
     raw = b''
     try:
@@ -789,17 +792,18 @@ def read_text(path: str, encoding: str) -> str:
         if isinstance(error, UnicodeError):
             raise UserError(describe_undecodable(path, raw, encoding, error)) from None
         reason = getattr(error, 'strerror', None) or error
-        raise UserError(f'cannot read {path}: {reason}; see -i and --encoding') from None
+        raise UserError(f'cannot read {path}: {reason}; see {flags}') from None
 
 
 def describe_undecodable(path: str, raw: bytes, encoding: str, error: UnicodeError) -> str:
     """What is wrong with a file that is not in this encoding."""
+    name = name_input(path)
     is_utf16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     if b'\0' in raw and not is_utf16:
-        return f'{path} is not a text file'
+        return f'{name} is not a text file'
     line = line_of_error(raw, encoding, error)
     guess = 'utf-16' if is_utf16 and encoding == Config.encoding else 'latin-1'
-    return f'{path}, line {line} is not {encoding}: name its encoding, as in --encoding {guess}'
+    return f'{name}, line {line} is not {encoding}: name its encoding, as in --encoding {guess}'
 
 
 def line_of_error(raw: bytes, encoding: str, error: UnicodeError) -> int:
@@ -2458,6 +2462,8 @@ def write_history(run: Run):
 def reload_data(run: Run):
     """Read the input file of a loaded run again: a checkpoint holds no tokens."""
     saved = run.dataset.state()
+    if run.config.input_file == '-':
+        print0(f'{run.folder} was trained on standard input, which is read again')
     run.config, run.dataset = load_data(run.config, run.folder)
     check_same_data(run, saved)
 
@@ -3450,7 +3456,7 @@ def parse_args(argv: list[str] | None = None) -> dict[str, Any]:
     prompt = cli_args.get('prompt', '')
     if prompt.startswith('@'):
         # a file ends with a line end, which nobody means to be part of the prompt
-        cli_args['prompt'] = read_text(prompt[1:], 'utf-8').removesuffix('\n')
+        cli_args['prompt'] = read_text(prompt[1:], 'utf-8', '--prompt').removesuffix('\n')
     return {name: check_value(name, value) for name, value in cli_args.items()}
 
 
@@ -3878,10 +3884,11 @@ def print_samples(run: Run):
     texts = sample(run.model, run.dataset, config.num_samples, **options)
     write_stdout(''.join(f'{text}\n' for text in texts))
     if len(texts) < config.num_samples:
+        n_found = f'only {len(texts)}' if texts else 'no'
         what = 'new samples' if config.new_only else 'samples that are not empty'
         if config.match:
             what += f' and match {config.match}'
-        print0(f'found only {len(texts)} {what}; try a higher --temperature')
+        print0(f'found {n_found} {what}; try a higher --temperature')
 
 
 # -----------------------------------------------------------------------------

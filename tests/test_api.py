@@ -282,8 +282,8 @@ def test_handlers_of_value_errors_let_mistakes_pass(run, tmp_path, monkeypatch):
 
 
 WRONG_SETTINGS = {
-    'no such setting, did you mean max_steps': {'max_step': 5},
-    'unknown, did you mean gru': {'type': 'gruu'},
+    'no such setting .did you mean max_steps': {'max_step': 5},
+    'unknown .did you mean gru': {'type': 'gruu'},
     'n-head 1.5: expected a whole number': {'n_head': 1.5},
     'n-layer True: expected a whole number': {'n_layer': True},
     "text 'no': expected bool": {'text': 'no'},

@@ -106,7 +106,7 @@ def test_flags_of_the_original_makemore_still_work(run, names):
 MISTAKES = {
     '--tempreature 1': ['--tempreature', '--temperature'],
     '--nlayer 3': ['--nlayer', '--n-layer'],
-    '--type transfomer': ['transfomer', 'did you mean transformer'],
+    '--type transfomer': ['transfomer: unknown (did you mean transformer?); choose ngram'],
     '--type MLP': ['MLP', 'mlp'],
     '--type cnn': ['cnn', 'wavenet is the convolutional model'],
     '--type zzz': ['zzz', 'bigram', 'bn-mlp'],
@@ -129,7 +129,8 @@ MISTAKES = {
     '--split honset': ['honset', 'honest', 'lecture'],
     '--smoothing add:x': ['--smoothing', 'add:x'],
     '--smoothing add:0': ['--smoothing', 'add:0'],
-    '--device cdua': ['--device', 'cdua'],
+    '--device cdua': ['--device', 'cdua', 'choose auto, cpu, cuda, cuda:N or mps'],
+    '--prompt @nowhere --sample-only': ['nowhere', 'see --prompt'],
     '--seed -1': ['--seed', '-1'],
     '--type transformer --n-head 3': ['--n-head 3', '--n-embd'],
     '--type mlp --n-embd none': ['--n-embd none', 'number'],
@@ -505,10 +506,22 @@ def test_reading_from_a_pipe(names, tmp_path):
 
 
 def test_standard_input_is_named_in_the_report(run, monkeypatch):
-    monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(b'emma\nava\nmia\n')))
+    """Once a pipe that is not UTF-8 was called "-", and resuming waited for it without a word."""
+
+    def pipe(content):
+        monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(content)))
+
+    pipe(b'emma\nava\nmia\n')
     code, _, err = run('-i', '-', '--type', 'bigram', '--max-steps', 3)
     assert code == 0
     assert err.startswith('standard input: 3 lines')
+    pipe(b'emma\nava\nmia\n')
+    code, _, err = run('--resume', '--max-steps', 4)
+    assert code == 0
+    first_line = 'out/stdin-bigram was trained on standard input, which is read again'
+    assert err.splitlines()[0] == first_line
+    pipe(b'emma\n\xe9va\n')
+    assert 'standard input, line 2 is not utf-8' in run('-i', '-').err
 
     monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(b'\n')))
     code, _, err = run('-i', '-')

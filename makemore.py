@@ -57,6 +57,9 @@ try:
     with warnings.catch_warnings():
         # without numpy, which this program does not need, torch warns on every start
         warnings.filterwarnings('ignore', 'Failed to initialize NumPy')
+        # torch imports numpy, too, but goes on without it if Ctrl-C is typed meanwhile
+        with contextlib.suppress(ImportError):
+            import numpy  # noqa: F401
         import torch
     import torch.nn as nn
     import torch.nn.functional as F

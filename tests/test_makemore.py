@@ -215,6 +215,24 @@ def test_without_numpy_nothing_is_said_about_it():
     assert (done.returncode, done.stderr) == (0, '')
 
 
+INTERRUPTED_ONCE = """
+import sys
+if not hasattr(sys, 'was_interrupted'):
+    sys.was_interrupted = True
+    raise KeyboardInterrupt
+raise ModuleNotFoundError(name='numpy')
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_numpy_is_imported(tmp_path):
+    """torch took it for a numpy that does not work, and the run began as if nothing was typed."""
+    (tmp_path / 'numpy.py').write_text(INTERRUPTED_ONCE)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import makemore; print('went on')"
+    done = python(code)
+    assert (done.returncode, done.stdout, done.stderr) == (130, '', '')
+
+
 @pytest.mark.parametrize('version', [(3, 6, 9), (3, 8, 0), (3, 9, 25)])
 def test_an_old_python_is_reported_in_one_line(version):
     done = python(f'import sys; sys.version_info = {version}; import makemore')

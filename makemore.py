@@ -406,6 +406,15 @@ def mean_over_ranks(numbers: torch.Tensor) -> float:
     return total / n
 
 
+def broadcast_path(path: Path | None) -> Path:
+    """The path that rank 0 has, for every process. torch's broadcast of objects needs numpy."""
+    raw = os.fsencode(path) if path else b''
+    size = int(sum_over_ranks(len(raw))[0])  # the others add 0
+    codes = torch.tensor(list(raw.ljust(size, b'\0')), dtype=torch.uint8)
+    torch.distributed.broadcast(codes, src=0)
+    return Path(os.fsdecode(bytes(codes.tolist())))
+
+
 def wait_for_ranks():
     """Wait until every process has reached this point."""
     sum_over_ranks(0)
@@ -2560,8 +2569,7 @@ def claim_run_dir(config: Config) -> tuple[Path, Any]:
 
     Only rank 0 makes it, and the others are told where it is.
     """
-    lock = None
-    claimed = [None]
+    folder = lock = None
     if get_rank() == 0:
         folder = Path(config.work_dir) if config.work_dir else make_numbered_dir(name_run(config))
         folder.mkdir(parents=True, exist_ok=True)
@@ -2576,10 +2584,9 @@ def claim_run_dir(config: Config) -> tuple[Path, Any]:
             raise RunError(f'cannot write to {folder}: {error.strerror}') from None
         if lock:
             torchrun.sign_lock(lock)
-        claimed = [folder]
     if get_world_size() > 1:
-        torch.distributed.broadcast_object_list(claimed)
-    return claimed[0], lock
+        folder = broadcast_path(folder)
+    return folder, lock
 
 
 def name_run(config: Config) -> str:

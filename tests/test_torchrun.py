@@ -45,6 +45,25 @@ def test_a_mistake_is_reported_once(args, message, names, tmp_path):
     assert message in lines[0]
 
 
+WITHOUT_NUMPY = """
+import sys
+sys.modules['numpy'] = None
+sys.path.insert(0, {folder!r})
+import makemore
+with makemore.process_group({{}}):
+    path = makemore.Path('out/é') if makemore.get_rank() == 0 else None
+    assert makemore.broadcast_path(path) == makemore.Path('out/é')
+"""
+
+
+@pytest.mark.slow
+def test_processes_share_a_folder_without_numpy(tmp_path):
+    """pip install . brings no numpy, and torch's own way to send a path is a traceback then."""
+    program = tmp_path / 'program.py'
+    program.write_text(WITHOUT_NUMPY.format(folder=str(ROOT)), encoding='utf-8')
+    run_torchrun(program)
+
+
 # -----------------------------------------------------------------------------
 # the same steps
 

@@ -3699,16 +3699,15 @@ def train_run(run: Run) -> int | None:
     write_history(run)
     run.ngram_loss = find_ngram_loss(run)
     run.writers = open_writers(run)
-    resume = f'resume with: {resume_command(run)}'
     try:
         signal_number = fit_model(run)
         if signal_number:
-            print0(f'stopped after step {run.step}; {resume}')
+            print0(f'stopped after step {run.step}; resume with: {resume_command(run)}')
         else:
             report(run)
     except (KeyboardInterrupt, SystemExit):  # a second signal, or one after the last step
         if (run.folder / 'last.pt').exists():
-            print0(resume)
+            print0(f'resume with: {resume_command(run)}')
         raise
     for writer in run.writers.values():
         writer.close()
@@ -3723,6 +3722,8 @@ def announce_run(run: Run):
     else:
         size = f'{count_parameters(run.model):,} parameters'
         print0(f'{config.type}: {size}, {config.max_steps:,} steps on {run.device}')
+        if run.step:
+            print0(f'continuing after step {run.step:,}')
     curves = shlex.join(['tensorboard', '--logdir', str(run.folder.parent)])
     print0(f'saving to {run.folder}; watch it with: {curves}')
 

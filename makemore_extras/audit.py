@@ -113,7 +113,9 @@ def check_claims(
 
 def measure_memory(net: torch.nn.Module, length: int) -> float:
     """Bytes that the backward pass needs for a line of `length` tokens."""
-    net = copy.deepcopy(net).cpu()  # batch normalization changes its averages
+    net = copy.deepcopy(net)  # batch normalization changes its averages
+    device = next((parameter.device for parameter in net.parameters()), 'cpu')
+    x = torch.zeros(2, length, dtype=torch.int64, device=device)  # it needs at least two tokens
     sizes = {}
 
     def note_size(tensor: torch.Tensor) -> torch.Tensor:
@@ -121,9 +123,8 @@ def measure_memory(net: torch.nn.Module, length: int) -> float:
         sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    x = torch.zeros(2, length, dtype=torch.int64)  # batch normalization needs two tokens
     with torch.autograd.graph.saved_tensors_hooks(note_size, lambda tensor: tensor):
-        loss = net(x, x)  # the loss keeps what the backward pass needs, so no address is used twice
+        loss = net(x, x)  # it keeps what the backward pass needs, so no address is used twice
     for parameter in net.parameters():
         sizes.pop(parameter.untyped_storage().data_ptr(), None)
     del loss

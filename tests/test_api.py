@@ -60,7 +60,8 @@ def test_a_resumed_run_continues_its_metrics(train, run):
     """It evaluates once more where it begins: the line of that step stays the old one."""
     assert train('mlp', '-o', 'x').code == 0
     before = read_metrics(Path('x'))
-    assert run('--resume', '-o', 'x', '--max-steps', 20).code == 0
+    resumed = run('--resume', '-o', 'x', '--max-steps', 20)
+    assert resumed.code == 0 and 'continuing after step 12' in resumed.err
     assert read_metrics(Path('x'))[: len(before)] == before
     assert steps_of('x') == [0, 5, 10, 12, 15, 20]
 
@@ -95,7 +96,8 @@ def test_metrics_that_cannot_be_read_are_dropped(end, train, run):
     before = read_metrics(Path('x'))
     with open('x/metrics.jsonl', 'a', encoding='utf-8') as file:
         file.write(end)
-    assert run('--resume', '-o', 'x', '--max-steps', 20).code == 0
+    resumed = run('--resume', '-o', 'x', '--max-steps', 20)
+    assert resumed.code == 0 and 'continuing after step 12' in resumed.err
     assert read_metrics(Path('x'))[: len(before)] == before
     assert steps_of('x') == [0, 5, 10, 12, 15, 20]
 

@@ -3539,7 +3539,8 @@ def choose_batch_size(config: Config, dataset: CharDataset) -> int:
     if dataset.is_text:
         return min(64, config.batch_size)
     if is_short_list(dataset):
-        return min(32, config.batch_size, len(dataset.spans['train'].starts))
+        n_lines = len(dataset.spans['train'].starts)
+        return max(get_world_size(), min(32, config.batch_size, n_lines))
     return config.batch_size
 
 

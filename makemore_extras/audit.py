@@ -5,7 +5,7 @@ torch.load(weights_only=True) runs no code that a file brings along. What is lef
 file is to take more memory than it has bytes, and to make the program fail later. `check_file`
 looks at the file before torch loads it, `check_dataset`, `check_tensors` and `check_claims` at
 what was loaded before a model is built, `check_progress` and `check_run` at the rest. Each raises
-ValueError.
+ValueError. `measure_memory` tells what a step of training would take.
 """
 
 import copy

@@ -267,6 +267,14 @@ def test_members_and_steps_depend_on_the_size_of_the_list(n_lines, length, run, 
     assert found == DEFAULTS[n_lines, length]
 
 
+def test_a_list_with_fewer_lines_than_processes(monkeypatch):
+    """The batch size was the number of lines, and was then called too small for all processes."""
+    monkeypatch.setattr(makemore, 'get_world_size', lambda: 8)
+    dataset = makemore.CharDataset(makemore.CharTokenizer('ab'), 2)
+    dataset.spans['train'] = makemore.Spans(torch.arange(3), torch.ones(3))
+    assert makemore.choose_batch_size(makemore.Config(), dataset) == 8
+
+
 # type, lines, flags -> dropout
 DROPOUT = {
     ('bn-mlp', 100, ''): 0.2,  # without it this net predicts 400 surnames no better than bigrams

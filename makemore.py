@@ -57,7 +57,7 @@ try:
     with warnings.catch_warnings():
         # without numpy, which this program does not need, torch warns on every start
         warnings.filterwarnings('ignore', 'Failed to initialize NumPy')
-        # torch imports numpy, too, but goes on without it if Ctrl-C is typed meanwhile
+        # before torch imports it: torch would swallow a Ctrl-C that is typed meanwhile
         with contextlib.suppress(ImportError):
             import numpy  # noqa: F401
         import torch
@@ -407,7 +407,8 @@ def mean_over_ranks(numbers: torch.Tensor) -> float:
 
 
 def broadcast_path(path: Path | None) -> Path:
-    """The path that rank 0 has, for every process. torch's broadcast of objects needs numpy."""
+    """The path that rank 0 has, for every process."""
+    # not by broadcast_object_list, which needs numpy
     raw = os.fsencode(path) if path else b''
     size = int(sum_over_ranks(len(raw))[0])  # the others add 0
     codes = torch.tensor(list(raw.ljust(size, b'\0')), dtype=torch.uint8)
@@ -547,7 +548,7 @@ def init_device(name: str) -> torch.device:
         torch.zeros(1, device=device)  # fails if there is no such device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        if reason.startswith('Expected one of'):  # which goes on with twenty names
+        if reason.startswith('Expected one of'):  # torch lists twenty names
             reason = 'unknown; choose auto, cpu, cuda, cuda:N or mps'
         raise UserError(f'--device {name}: {reason}') from None
     return device
@@ -1292,8 +1293,11 @@ class PairTable(nn.Module):
     In the sorted list of pairs all that share a context are neighbours, so two binary searches
     find them, and cumulative counts tell how often they occurred together.
 
-    For contexts (B, T, 1) both lookups return how often a token followed (B, T, M), how often any
-    token did, and how many distinct ones did (B, T, 1).
+    For contexts (B, T, 1) both lookups return
+
+        count       (B, T, M): how often each of M tokens followed
+        total       (B, T, 1): how often any token followed
+        n_distinct  (B, T, 1): how many different tokens followed
     """
 
     def __init__(self, vocab_size: int, pairs: torch.Tensor, counts: torch.Tensor):
@@ -1318,13 +1322,17 @@ class PairTable(nn.Module):
         n_distinct = end - begin
 
         pair = contexts * self.vocab_size + tokens
-        begin = torch.searchsorted(self.pairs, pair)
-        end = torch.searchsorted(self.pairs, pair, right=True)
-        count = self.cumulative[end] - self.cumulative[begin]  # 0 if the pair never occurred
+        pair_begin = torch.searchsorted(self.pairs, pair)
+        pair_end = torch.searchsorted(self.pairs, pair, right=True)
+        # 0 if the pair never occurred
+        count = self.cumulative[pair_end] - self.cumulative[pair_begin]
         return count.double(), total.double(), n_distinct.double()
 
     def lookup_every_token(self, contexts: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The counts of all M = V tokens: a walk over the pairs of a context, without a search."""
+        """The counts of all M = V tokens: it reads off the pairs of each context.
+
+        Searching for each token takes three times as long if there are many.
+        """
         begin, end = self.find_pairs(contexts)
         total = self.cumulative[end] - self.cumulative[begin]
         n_distinct = end - begin
@@ -1333,7 +1341,8 @@ class PairTable(nn.Module):
         n_pairs = n_distinct.flatten()
         row = torch.arange(len(n_pairs), device=contexts.device).repeat_interleave(n_pairs)
         first_entry = n_pairs.cumsum(0) - n_pairs  # of each row
-        place = begin.flatten()[row] + torch.arange(len(row), device=row.device) - first_entry[row]
+        rank = torch.arange(len(row), device=row.device) - first_entry[row]  # 0, 1, ... in each row
+        place = begin.flatten()[row] + rank
 
         count = torch.zeros(len(n_pairs), self.vocab_size, dtype=torch.float64, device=row.device)
         occurred = self.cumulative[place + 1] - self.cumulative[place]
@@ -2947,7 +2956,7 @@ def save_early_best(run: Run):
 def report_losses(run: Run, train_loss: float | None, dev_loss: float):
     """Print the losses, and write them for TensorBoard."""
     name = 'dev loss' if has_dev(run) else 'loss on all of train'
-    # that of a mix is the mean over its nets, which the loss of the mixture is not compared with
+    # for a mix it is the mean over its nets, not comparable with the loss of the mixture
     trained = 'train loss of the nets' if isinstance(run.model, Mix) else 'train loss'
     train_part = '' if train_loss is None else f'{trained} {train_loss:.4f} | '
     is_best = dev_loss < run.best_loss
@@ -2982,7 +2991,7 @@ def report_members(run: Run):
         parts.append(f'{name} {loss:.4f} (weight {weight:.2f})')
         curves[f'member loss/{name}'] = loss
         curves[f'member weight/{name}'] = weight
-    print0(f'  {", ".join(parts)}')  # three of them fill a terminal of 80 columns
+    print0(f'  {", ".join(parts)}')  # with the step, three would not fit into 80 columns
     add_scalars(run, '.', curves)
 
 
@@ -3253,7 +3262,11 @@ def show_run(run: Run, result: dict[str, Any]):
     if not pictures.is_installed():
         print0('matplotlib is not installed, so there are no pictures: pip install matplotlib')
         return
-    save_pictures(run, draw_pictures(run, vectors))
+    with stop_signals() as signals:  # matplotlib would turn a Ctrl-C into errors of its own
+        pngs = draw_pictures(run, vectors)
+    for number in signals:
+        signal.raise_signal(number)
+    save_pictures(run, pngs)
     names = [f'{name}.png' for name in PICTURES]
     names = [name for name in names if (run.folder / name).exists()]  # some are of a diagnosis
     if names:
@@ -3277,7 +3290,7 @@ def describe_run(run: Run) -> str:
 
 
 def find_unused_settings(run: Run) -> list[str]:
-    """Settings of training, if the model only counts."""
+    """The settings of training if the model only counts, as none of them matters then."""
     if not run.model.is_counted:
         return []
     return [name for name in SETTINGS if SETTINGS[name].metadata['group'] == 'training']
@@ -3307,7 +3320,8 @@ def draw_pictures(run: Run, vectors: torch.Tensor | None) -> dict[str, bytes]:
         updates = board.read_curves(run.folder / 'train', f'{diagnostics.UPDATES}/.*')
         unit = 'character' if run.dataset.chars else 'token'
         is_mix = isinstance(run.model, Mix)
-        pngs = pictures.draw_curves(losses, updates, unit, diagnostics.GOOD_UPDATE, is_mix)
+        if losses:  # TensorBoard cannot read in a folder whose name is not UTF-8
+            pngs = pictures.draw_curves(losses, updates, unit, diagnostics.GOOD_UPDATE, is_mix)
 
     letters = token_letters(run.dataset)
     counts = count_tokens(run.dataset)
@@ -3353,7 +3367,9 @@ def describe_default(name: str, model_type: str) -> str:
         return ''
     by_type = any(name in cls.preferred_settings for cls in MODELS.values())
     for_type = f' for {model_type}' if by_type else ''
-    note = f'; {metadata["note"]}' if 'note' in metadata else ''
+    note = ''
+    if 'note' in metadata and (model_type, name) != ('mix', 'dropout'):
+        note = f'; {metadata["note"]}'
     return f' (default{for_type}: {value}{note})'
 
 
@@ -3545,9 +3561,9 @@ def choose_batch_size(config: Config, dataset: CharDataset) -> int:
 
 
 def choose_epochs(dataset: CharDataset) -> int:
-    """How often a net sees each line at most: by then it has memorized the list.
+    """The number of passes over a list after which more training does not help.
 
-    The time of a step grows with the length of the lines, and long lines need fewer steps.
+    Longer lines take more time per step, and need fewer passes: 40 for lines of up to 18 tokens.
     """
     if not is_short_list(dataset):
         return 100
@@ -3560,7 +3576,7 @@ def adapt_to_size(config: Config, dataset: CharDataset, cli_args: dict[str, Any]
     if config.type == 'mix':
         config = complete_mix(config, dataset, cli_args)
     batch_size = cli_args.get('batch_size') or choose_batch_size(config, dataset)
-    # small batches are noisy, so the learning rate falls with the square root of their size
+    # small batches are noisy: the learning rate is scaled with the square root of the batch size
     learning_rate = config.learning_rate * (batch_size / config.batch_size) ** 0.5
     defaults = {'batch_size': batch_size, 'learning_rate': learning_rate}
     if not dataset.is_text:
@@ -3568,7 +3584,9 @@ def adapt_to_size(config: Config, dataset: CharDataset, cli_args: dict[str, Any]
         most_steps = max(400, choose_epochs(dataset) * n_lines // batch_size)
         defaults['max_steps'] = min(config.max_steps, most_steps)
         defaults['eval_interval'] = min(config.eval_interval, most_steps // 40)
-    if is_short_list(dataset) and config.dropout is not None:  # a mix leaves it to its members
+    # a mix leaves dropout to its members, and micrograd has none
+    has_dropout = config.dropout is not None and config.backprop != 'micrograd'
+    if is_short_list(dataset) and has_dropout:
         defaults['dropout'] = max(config.dropout, 0.2)
     not_given = {name: value for name, value in defaults.items() if name not in cli_args}
     return replace(config, **not_given)
@@ -3576,6 +3594,8 @@ def adapt_to_size(config: Config, dataset: CharDataset, cli_args: dict[str, Any]
 
 # -----------------------------------------------------------------------------
 # a run from start to end
+
+MOST_TOKENS = 2**16  # in a batch of a resumed run whose --batch-size is not typed
 
 
 def new_run(cli_args: dict[str, Any], device: torch.device) -> tuple[Run, Any]:
@@ -3607,31 +3627,38 @@ def resume_run(cli_args: dict[str, Any], device: torch.device) -> tuple[Run, Any
     if run.step > run.config.max_steps:
         limit = f'--max-steps {run.config.max_steps}'
         raise UserError(f'{folder} is at step {run.step}, beyond {limit}: choose a larger one')
-    if takes_much_memory(run) and 'batch_size' not in cli_args:
+    if asks_for_much_memory(run) and 'batch_size' not in cli_args:
         raise UserError(
-            f'{folder}: a step takes far more memory than the model suggests; '
-            f'if the run is yours, add --batch-size {run.config.batch_size}'
+            f'{folder}: a step would take far more memory than most models of this size; '
+            f'if you trust this run, add --batch-size {run.config.batch_size}'
         )
     run.best_loss, run.best_step = find_best(run)
     run.history = read_history(folder, run.step)
     return start_run(run, device, optimizer_state), lock
 
 
-def takes_much_memory(run: Run) -> bool:
-    """Whether training takes much more memory than the weights, as after a hostile checkpoint."""
+def asks_for_much_memory(run: Run) -> bool:
+    """Whether a step takes much more memory than one expects of a model of this size.
+
+    A hostile checkpoint of few bytes can claim a huge batch, or a model with very wide windows.
+    """
     if not HAVE_EXTRAS:
         return False
     longest = int(run.dataset.spans['train'].lengths.max())
-    n_lines = max(run.config.batch_size, EVALUATION_TOKENS // longest)
-    n_bytes = sum(audit.measure_memory(net, longest) for net in run.model.learners)
+    n_tokens = run.config.batch_size * longest
+    if n_tokens > MOST_TOKENS:
+        return True
+    n_tokens = max(n_tokens, EVALUATION_TOKENS)
+    per_token = sum(audit.measure_memory(net, longest) for net in run.model.learners) / longest
     weights = sum(p.nbytes for p in run.model.parameters())
-    return n_lines * n_bytes > audit.FREE_MEMORY + 200 * weights
+    # the models of this program keep at most a twentieth of their size for each token
+    return n_tokens * per_token > audit.FREE_MEMORY + n_tokens * weights / 8
 
 
 def resume_command(run: Run) -> str:
     """The command that resumes a run."""
     words = ['--resume', '-o', run.folder]
-    if takes_much_memory(run):
+    if asks_for_much_memory(run):
         words += ['--batch-size', run.config.batch_size]
     return command(*words)
 
@@ -3899,7 +3926,7 @@ def print_samples(run: Run):
         n_found = f'only {len(texts)}' if texts else 'no'
         what = 'new samples' if config.new_only else 'samples that are not empty'
         if config.match:
-            what += f' and match {config.match}'
+            what += f' {"that" if config.new_only else "and"} match {config.match}'
         print0(f'found {n_found} {what}; try a higher --temperature')
 
 

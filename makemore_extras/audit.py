@@ -112,10 +112,13 @@ def check_claims(
 
 
 def measure_memory(net: torch.nn.Module, length: int) -> float:
-    """Bytes that the backward pass needs for a line of `length` tokens."""
+    """Bytes that are kept for the backward pass of a line of `length` tokens, without weights.
+
+    They are measured on two lines, because batch normalization needs at least two tokens.
+    """
     net = copy.deepcopy(net)  # batch normalization changes its averages
     device = next((parameter.device for parameter in net.parameters()), 'cpu')
-    x = torch.zeros(2, length, dtype=torch.int64, device=device)  # it needs at least two tokens
+    x = torch.zeros(2, length, dtype=torch.int64, device=device)
     sizes = {}
 
     def note_size(tensor: torch.Tensor) -> torch.Tensor:
@@ -124,7 +127,7 @@ def measure_memory(net: torch.nn.Module, length: int) -> float:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note_size, lambda tensor: tensor):
-        loss = net(x, x)  # it keeps what the backward pass needs, so no address is used twice
+        loss = net(x, x)  # its graph keeps these tensors alive, so no address is used twice
     for parameter in net.parameters():
         sizes.pop(parameter.untyped_storage().data_ptr(), None)
     del loss

@@ -38,12 +38,12 @@ class Report:
 def name_layers(model: nn.Module) -> dict[str, str]:
     """A readable name for each module: `tanh 1` for net.3, `block 2 qkv` for blocks.1.attn.qkv.
 
-    A module that has only a number is named after its kind and counted within its block. The nets
-    of a mix keep their numbers: `gru 2 tanh` for trained.1.tanh.
+    A module that has only a number is named after its kind and counted within its block. A net of
+    a mix goes by its type and its number, from 1: `gru 2 tanh` for trained.1.tanh.
     """
     nets = {}  # of a mix
     for path, module in model.named_modules():
-        if isinstance(module, nn.ModuleDict):
+        if isinstance(module, nn.ModuleDict) and all(map(str.isdigit, module)):
             for number, net in module.items():
                 nets[f'{path}.{number}'] = f'{type(net).__name__.lower()} {int(number) + 1}'
     names = {}
@@ -66,15 +66,17 @@ def name_layers(model: nn.Module) -> dict[str, str]:
 
 
 def name_matrices(model: nn.Module) -> dict[str, str]:
-    """A readable name for each matrix: that of its layer, or its own if the layer has several."""
+    """A readable name for each matrix: that of its layer, then its own unless that is `weight`."""
     layer_names = name_layers(model)
     paths = [name for name, p in model.named_parameters() if p.ndim == 2]
     names = {}
     for path in paths:
         layer, _, own_name = path.rpartition('.')
         layer_name = layer_names[layer]
-        is_only_one = own_name == 'weight' and layer_name
-        names[path] = layer_name if is_only_one else f'{layer_name} {own_name}'.strip()
+        if own_name == 'weight' and layer_name:
+            names[path] = layer_name
+        else:
+            names[path] = f'{layer_name} {own_name}'.strip()
     return names
 
 
@@ -88,18 +90,18 @@ class Activation:
 
 
 def drop_padding(calls: list[torch.Tensor], y: torch.Tensor | None) -> torch.Tensor:
-    """What a layer got or put out in its calls, as (N, channels), without what follows a line.
+    """The inputs or outputs of a layer in all its calls, as (N, channels), without padding.
 
-    y (B, T) are the targets, with -1 behind the end of a line; None: there is no padding.
+    y (B, T) are the targets, -1 where a line is padded; None: there is no padding.
     """
     if y is None:
         return torch.cat([values.flatten(0, -2) for values in calls])
     is_real = y >= 0
     kept = []
     for number, values in enumerate(calls):
-        if values.shape[:2] == y.shape:  # (B, T, C): all positions at once
+        if values.ndim == 3 and values.shape[:2] == y.shape:  # (B, T, C): all positions at once
             kept.append(values[is_real])
-        elif len(values) == len(y):  # (B, C): a recurrent net comes by for every position
+        elif values.ndim == 2 and len(values) == len(y):  # (B, C): a call for every position
             position = number * y.size(1) // len(calls)
             kept.append(values[is_real[:, position]])
         else:  # windows, which are made for real positions only

@@ -167,14 +167,28 @@ def test_train_continues_a_run(train_small):
 
 def test_a_run_that_takes_much_memory_is_resumed_with_its_batch_size(train_small):
     """A checkpoint from elsewhere may ask for gigabytes: so much is used only if it is typed."""
-    big = {'n_embd': 8, 'n_hidden': 8, 'block_size': 1000, 'batch_size': 1000}
+    big = {'n_embd': 8, 'n_hidden': 1, 'block_size': 1000, 'batch_size': 1000}
     run = train_small('mlp', max_steps=1, **big)
     command = makemore.resume_command(run).split()
     assert command[-2:] == ['--batch-size', '1000']
-    with pytest.raises(makemore.UserError, match='if the run is yours, add --batch-size 1000'):
+    with pytest.raises(makemore.UserError, match='if you trust this run, add --batch-size 1000'):
         makemore.train(resume=True, work_dir=run.folder, max_steps=2)
     resumed = makemore.train(resume=True, work_dir=run.folder, max_steps=2, batch_size=1000)
     assert resumed.step == 2
+
+
+@pytest.mark.parametrize(
+    ('kind', 'flags'),
+    {'transformer': {'block_size': 256}, 'gru': {'block_size': 512}, 'wavenet': {}}.items(),
+)
+def test_what_honest_runs_take_is_not_much(kind, flags, tmp_path):
+    """Runs on a text with a longer context were taken for hostile ones, and not resumed."""
+    path = tmp_path / 'text.txt'
+    path.write_text('the quick brown fox jumps over the lazy dog\n' * 500)
+    config = makemore.resolve_config({'input_file': path, 'text': True, 'type': kind, **flags})
+    config, dataset = makemore.load_data(config)
+    model = makemore.MODELS[kind](config, dataset.vocab_size)
+    assert not makemore.asks_for_much_memory(makemore.Run(config, dataset, model))
 
 
 def test_train_counts(train_small):

@@ -284,3 +284,18 @@ def test_a_matrix_of_one_number_has_a_deviation(train):
     """torch warned that the deviation of one number, divided by n - 1, is not defined."""
     result = train('mlp', '--diagnose', 1, '-o', 'x', n_embd=1, n_hidden=1, block_size=1)
     assert result.code == 0
+
+
+def test_as_many_channels_as_positions(train, tmp_path):
+    """An rnn of 64 units on blocks of 64 characters: its states (B, C) were taken for (B, T, C)."""
+    (tmp_path / 't.txt').write_text('the quick brown fox jumps over the lazy dog\n' * 40)
+    flags = ['-i', 't.txt', '--text', '--block-size', 16, '--n-embd2', 16, '--diagnose', 1]
+    result = train('rnn', '-o', 'x', *flags, max_steps=1)
+    assert result.code == 0, result.err
+
+
+def test_a_model_with_named_parts():
+    """A dictionary of modules was taken for the nets of a mix, whose names are numbers."""
+    model = nn.Module()
+    model.transformer = nn.ModuleDict({'wte': nn.Embedding(3, 2)})
+    assert diagnostics.name_matrices(model) == {'transformer.wte.weight': 'wte'}

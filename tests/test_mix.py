@@ -281,6 +281,7 @@ DROPOUT = {
     ('bn-mlp', 20_000, ''): 0.0,
     ('bn-mlp', 100, '--dropout 0.1'): 0.1,
     ('mix', 100, ''): None,  # the members have their own
+    ('mlp', 100, '--backprop micrograd'): 0.0,  # it has no dropout, and was refused
 }
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -61,6 +62,21 @@ WANTED = {
     'transformer': {'loss', 'embedding'},
     'mix': {'loss', 'embedding'},
 }
+
+
+def test_ctrl_c_while_a_picture_is_drawn(train, monkeypatch, with_pictures):
+    """matplotlib made a `ValueError: Invalid bounding box` of it, and that a traceback."""
+    finished = []
+
+    def draw(run, vectors):
+        signal.raise_signal(signal.SIGINT)
+        finished.append(True)
+        return {}
+
+    monkeypatch.setattr(makemore, 'draw_pictures', draw)
+    result = train('mlp', '-o', 'x')
+    assert (result.code, finished) == (130, [True])
+    assert 'resume with' in result.err.splitlines()[-1]
 
 
 def test_a_run_without_a_step_has_pictures(train, with_pictures):

@@ -432,8 +432,10 @@ def test_a_pattern_that_nothing_fits_ends_with_a_line(finished, run, monkeypatch
     monkeypatch.setattr(makemore, 'MAX_FAILURES', 200)
     done = run('--sample-only', '-o', finished('ngram'), '--match', '^[0-9]+$')
     assert (done.code, done.out) == (0, '')
-    assert 'found no samples' in done.err.splitlines()[-1]
-    assert '^[0-9]+$' in done.err.splitlines()[-1]
+    wanted = 'found no samples that are not empty and match ^[0-9]+$; '
+    assert wanted in done.err.splitlines()[-1]
+    done = run('--sample-only', '-o', finished('ngram'), '--match', '^[0-9]+$', '--new-only')
+    assert 'found no new samples that match ^[0-9]+$; ' in done.err.splitlines()[-1]
 
 
 def test_what_is_no_pattern_is_refused(finished, run):

@@ -3482,7 +3482,9 @@ def parse_args(argv: list[str] | None = None) -> dict[str, Any]:
     prompt = cli_args.get('prompt', '')
     if prompt.startswith('@'):
         # a file ends with a line end, which nobody means to be part of the prompt
-        cli_args['prompt'] = read_text(prompt[1:], 'utf-8', '--prompt').removesuffix('\n')
+        encoding = cli_args.get('encoding', Config.encoding)
+        text = read_text(prompt[1:], encoding, '--prompt and --encoding')
+        cli_args['prompt'] = text.removesuffix('\n')
     return {name: check_value(name, value) for name, value in cli_args.items()}
 
 

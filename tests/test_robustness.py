@@ -254,6 +254,16 @@ def test_a_prompt_file_may_end_with_a_line_end(finished, run):
     assert all(line.startswith('ann') for line in result.out.splitlines())
 
 
+def test_a_prompt_in_another_encoding(finished, run):
+    """The message advised --encoding latin-1, which was not used for the prompt."""
+    Path('prompt.txt').write_bytes(b'\xe9\n')
+    words = ['--sample-only', '-o', finished('gru'), '--prompt', '@prompt.txt']
+    result = run(*words)
+    assert result.code == 2 and 'as in --encoding latin-1' in result.err
+    result = run(*words, '--encoding', 'latin-1')
+    assert result.code == 2 and "'é' is not in the vocabulary" in result.err
+
+
 def test_a_prompt_of_two_dashes(run):
     """argparse made an empty list of --prompt=--, and that a traceback."""
     Path('n.txt').write_text('a--b\n--a\n' * 9)

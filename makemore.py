@@ -3565,12 +3565,15 @@ def choose_batch_size(config: Config, dataset: CharDataset) -> int:
 def choose_epochs(dataset: CharDataset) -> int:
     """The number of passes over a list after which more training does not help.
 
-    Longer lines take more time per step, and need fewer passes: 40 for lines of up to 18 tokens.
+    On a short list it is 40. Only if there are many lines, and long ones, it is less: a step takes
+    time in proportion to their length, and the last passes bring little.
     """
     if not is_short_list(dataset):
         return 100
-    mean_length = float(dataset.spans['train'].lengths.float().mean())
-    return max(1, round(min(40, 720 / mean_length)))
+    lengths = dataset.spans['train'].lengths.float()
+    few_tokens = 1_100_000 / float(lengths.sum())
+    short_lines = 720 / float(lengths.mean())
+    return max(1, round(min(40, max(few_tokens, short_lines))))
 
 
 def adapt_to_size(config: Config, dataset: CharDataset, cli_args: dict[str, Any]) -> Config:

@@ -251,6 +251,7 @@ def write_list(path, n_lines, length=5):
 # (lines, characters per line) -> members, batch size, learning rate, steps
 DEFAULTS = {
     (100, 5): ('ngram,gru,rnn', 32, 2.5e-3, 400),
+    (600, 30): ('ngram,gru,rnn', 32, 2.5e-3, 600),  # 40 epochs
     (4000, 5): ('ngram,gru,rnn', 32, 2.5e-3, 4000),  # 40 epochs
     (3000, 17): ('ngram,gru', 32, 2.5e-3, 3000),  # many characters
     (3000, 35): ('ngram,gru', 32, 2.5e-3, 1500),  # lines twice as long: half the epochs

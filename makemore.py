@@ -3656,8 +3656,8 @@ def asks_for_much_memory(run: Run) -> bool:
     n_tokens = max(n_tokens, EVALUATION_TOKENS)
     per_token = sum(audit.measure_memory(net, longest) for net in run.model.learners) / longest
     weights = sum(p.nbytes for p in run.model.parameters())
-    # the models of this program keep at most a twentieth of their size for each token
-    return n_tokens * per_token > audit.FREE_MEMORY + n_tokens * weights / 8
+    # the models of this program keep a twentieth of their size for each token, or less
+    return n_tokens * per_token > audit.FREE_MEMORY + n_tokens * weights / 16
 
 
 def resume_command(run: Run) -> str:

@@ -176,9 +176,7 @@ class Config:
     n_hidden: int | None = option(
         'model', 64, 'hidden channels', (1, 2**16), flag='--n-embd2', fixed=True
     )
-    dropout: float | None = option(
-        'model', 0.0, 'dropout probability', (0, 0.99), note='more on a short list'
-    )
+    dropout: float | None = option('model', 0.0, 'dropout probability', (0, 0.99))
     smoothing: str = option(
         'model',
         'kn',
@@ -1189,6 +1187,7 @@ class LanguageModel(nn.Module):
     is_counted = False
     starts_uniform = True  # before training all tokens are about equally probable
     needs_float64 = False
+    short_list_dropout: float | None = None  # if more than usual is better there
     context: int | None = None  # how many tokens back the model sees; None: all of them
     piece_size = 0  # lines are cut into pieces of this size, or of the block size if that is larger
 
@@ -1648,6 +1647,8 @@ class MLP(WindowModel):
 class BatchNormMLP(WindowModel):
     """a deep mlp with batch normalization, which keeps it trainable (Ioffe 2015)"""
 
+    short_list_dropout = 0.2
+
     def __init__(self, config: Config, vocab_size: int):
         layers = [nn.Embedding(vocab_size, config.n_embd), nn.Flatten()]
         n_in = config.block_size * config.n_embd
@@ -1675,6 +1676,8 @@ class WaveNet(WindowModel):
 
     An mlp joins all tokens of its window in one layer; here each layer joins two neighbours.
     """
+
+    short_list_dropout = 0.2
 
     def __init__(self, config: Config, vocab_size: int):
         layers = [nn.Embedding(vocab_size, config.n_embd)]
@@ -1905,6 +1908,8 @@ class Block(nn.Module):
 )
 class Transformer(LanguageModel):
     """a small GPT-2: attention chooses what to look at (Vaswani 2017, Radford 2019)"""
+
+    short_list_dropout = 0.2
 
     def __init__(self, config: Config, vocab_size: int):
         super().__init__()
@@ -3367,9 +3372,10 @@ def describe_default(name: str, model_type: str) -> str:
         return ''
     by_type = any(name in cls.preferred_settings for cls in MODELS.values())
     for_type = f' for {model_type}' if by_type else ''
-    note = ''
-    if 'note' in metadata and (model_type, name) != ('mix', 'dropout'):
-        note = f'; {metadata["note"]}'
+    note = f'; {metadata["note"]}' if 'note' in metadata else ''
+    short_list_dropout = MODELS[model_type].short_list_dropout
+    if name == 'dropout' and short_list_dropout:
+        note = f'; on a short list: {short_list_dropout}'
     return f' (default{for_type}: {value}{note})'
 
 
@@ -3589,10 +3595,9 @@ def adapt_to_size(config: Config, dataset: CharDataset, cli_args: dict[str, Any]
         most_steps = max(400, choose_epochs(dataset) * n_lines // batch_size)
         defaults['max_steps'] = min(config.max_steps, most_steps)
         defaults['eval_interval'] = min(config.eval_interval, most_steps // 40)
-    # a mix leaves dropout to its members, and micrograd has none
-    has_dropout = config.dropout is not None and config.backprop != 'micrograd'
-    if is_short_list(dataset) and has_dropout:
-        defaults['dropout'] = max(config.dropout, 0.2)
+    short_list_dropout = MODELS[config.type].short_list_dropout
+    if is_short_list(dataset) and short_list_dropout:
+        defaults['dropout'] = short_list_dropout
     not_given = {name: value for name, value in defaults.items() if name not in cli_args}
     return replace(config, **not_given)
 

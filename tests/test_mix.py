@@ -282,12 +282,13 @@ DROPOUT = {
     ('bn-mlp', 20_000, ''): 0.0,
     ('bn-mlp', 100, '--dropout 0.1'): 0.1,
     ('mix', 100, ''): None,  # the members have their own
+    ('gru', 100, ''): 0.15,  # on 639 names of jobs 0.2 is worse
     ('mlp', 100, '--backprop micrograd'): 0.0,  # it has no dropout, and was refused
 }
 
 
 @pytest.mark.parametrize(('model_type', 'n_lines', 'flags'), DROPOUT)
-def test_nets_drop_more_on_a_short_list(model_type, n_lines, flags, run, tmp_path):
+def test_some_nets_drop_more_on_a_short_list(model_type, n_lines, flags, run, tmp_path):
     write_list(tmp_path / 'list.txt', n_lines)
     args = ['-i', 'list.txt', '--type', model_type, *flags.split()]
     made, _ = makemore.new_run(makemore.parse_args(args), torch.device('cpu'))

@@ -3652,7 +3652,7 @@ def asks_for_much_memory(run: Run) -> bool:
 
     A hostile checkpoint of few bytes can claim a huge batch, or a model with very wide windows.
     """
-    if not HAVE_EXTRAS:
+    if not HAVE_EXTRAS or run.model.is_counted:
         return False
     longest = int(run.dataset.spans['train'].lengths.max())
     n_tokens = run.config.batch_size * longest

@@ -179,7 +179,7 @@ def test_a_run_that_takes_much_memory_is_resumed_with_its_batch_size(train_small
 
 @pytest.mark.parametrize(
     ('kind', 'flags'),
-    {'transformer': {'block_size': 256}, 'gru': {'block_size': 512}, 'wavenet': {}}.items(),
+    {'transformer': {'block_size': 256}, 'gru': {'block_size': 512}, 'ngram': {}}.items(),
 )
 def test_what_honest_runs_take_is_not_much(kind, flags, tmp_path):
     """Runs on a text with a longer context were taken for hostile ones, and not resumed."""

@@ -167,13 +167,12 @@ def test_train_continues_a_run(train_small):
 
 def test_a_run_that_takes_much_memory_is_resumed_with_its_batch_size(train_small):
     """A checkpoint from elsewhere may ask for gigabytes: so much is used only if it is typed."""
-    big = {'n_embd': 8, 'n_hidden': 1, 'block_size': 1000, 'batch_size': 1000}
-    run = train_small('mlp', max_steps=1, **big)
+    run = train_small('bigram', max_steps=1, batch_size=10_000)
     command = makemore.resume_command(run).split()
-    assert command[-2:] == ['--batch-size', '1000']
-    with pytest.raises(makemore.UserError, match='if you trust this run, add --batch-size 1000'):
+    assert command[-2:] == ['--batch-size', '10000']
+    with pytest.raises(makemore.UserError, match='if you trust this run, add --batch-size 10000'):
         makemore.train(resume=True, work_dir=run.folder, max_steps=2)
-    resumed = makemore.train(resume=True, work_dir=run.folder, max_steps=2, batch_size=1000)
+    resumed = makemore.train(resume=True, work_dir=run.folder, max_steps=2, batch_size=10_000)
     assert resumed.step == 2
 
 

@@ -232,7 +232,7 @@ def test_random_settings_take_three_steps(long, run, names, monkeypatch):
     """
     dice = random.Random(24)
     n_done = 0
-    n_all = long(40, 300)
+    n_all = long(20, 300)
     for number in range(n_all):
         monkeypatch.setattr(makemore, 'LARGE_TEXT', dice.choice([0, 2**21]))
         folder = f'x{number}'

@@ -39,6 +39,7 @@ BOMBS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('pattern', BOMBS)
 def test_a_pattern_in_a_tokenizer_does_not_fill_the_memory(pattern, go, names, tmp_path):
     """A repeat of a repeat of a repeat: 24 letters of JSON, but gigabytes once it is compiled."""

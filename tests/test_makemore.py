@@ -310,6 +310,7 @@ def test_the_file_alone_is_enough(tmp_path, names):
 # the input file that is used when none is typed
 
 
+@pytest.mark.slow
 def test_names_txt_from_beside_the_program(run, tmp_path):
     """A folder without names.txt gets the copy beside the program, and the user is told so."""
     code, _, err = run('--type', 'ngram', '-o', 'x')
@@ -420,6 +421,7 @@ def test_a_type_whose_name_is_part_of_another(train, run):
     assert run('--sample-only', '--type', 'lstm').code == 2
 
 
+@pytest.mark.slow
 def test_the_newest_run_on_a_list(run, train, tmp_path):
     """--sample-only -i towns.txt means a run on towns.txt.
 

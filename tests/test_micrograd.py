@@ -396,6 +396,7 @@ def test_the_demo_prints_the_notebook(tmp_path, flags):
     assert result.returncode == 0
 
 
+@pytest.mark.slow
 def test_the_demo_is_the_same_to_the_last_bit_in_every_process(tmp_path):
     """The original keeps parents in a set, in the order of their addresses.
 
@@ -413,6 +414,7 @@ def test_three_classes_are_told_apart(tmp_path):
     assert set(''.join(lines[100:])) == {'o', 'x', '+', '.', ':', ' '}
 
 
+@pytest.mark.slow
 def test_the_seed_matters(tmp_path):
     def first_line(seed):
         return demo('--steps', '1', '--seed', seed, cwd=tmp_path).stdout.splitlines()[0]

@@ -233,6 +233,7 @@ def test_a_prompt_begins_every_sample(undertrained):
         assert len(set(texts)) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('model_type', makemore.MODELS)
 def test_a_prompt_longer_than_the_context(model_type, finished):
     prompt = 'ab' * 40
@@ -408,6 +409,7 @@ def test_generating_without_a_stop_token(build):
 # --match
 
 
+@pytest.mark.slow
 def test_matching_samples_are_those_of_all_that_match(build):
     """--match is rejection sampling: the same stream without what does not match."""
     _, dataset, model = build('ngram')

@@ -960,6 +960,7 @@ def test_equal_to_the_installed_tiktoken(name, get_published):
         assert tok.encode(sample, 'all') == ids, ascii(sample)
 
 
+@pytest.mark.slow
 def test_minbpes_names_for_gpt4(get_published, tmp_path, monkeypatch):
     # NAME.tiktoken is found in a cache, too
     monkeypatch.setenv('TIKTOKEN_CACHE_DIR', str(data('tiktoken')))

@@ -248,6 +248,7 @@ def test_a_restart_does_not_touch_an_older_run(mode, has_lock, tmp_path, launch)
     assert makemore.resume_after_restart(cli_args) == cli_args
 
 
+@pytest.mark.slow
 def test_a_folder_is_signed_once_it_is_cleared(names, tmp_path, run, launch):
     """Also by a run without torchrun, so that no restart takes it for its own."""
     args = ['-i', names, '--type', 'ngram', '-o', tmp_path / 'x']

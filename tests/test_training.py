@@ -148,6 +148,7 @@ def test_what_is_printed(train):
     assert re.search(r'^sample more with: .*makemore.py --sample-only -o x$', err, re.M)
 
 
+@pytest.mark.slow
 def test_the_samples_at_the_end_are_two_short_lists(train):
     """One sample per line, at temperature 1 and 0.7; those that are in the data are marked."""
     _, out, _ = train('ngram', '-o', 'x', num_samples=6)
@@ -439,6 +440,7 @@ def test_a_list_that_is_too_short_for_a_dev_split_has_a_line_for_all(run):
     assert not Path('x/dev').exists()
 
 
+@pytest.mark.slow
 def test_the_loss_of_ngram_counts_is_a_level_line(train):
     """Where an n-gram run on the same data lies beside the run."""
     assert train('bigram', '-o', 'out/before').code == 0
@@ -628,6 +630,7 @@ def test_a_best_that_is_newer_than_the_last_is_not_replaced(train, run):
     assert checkpoint('x/best.pt')['best_loss'] == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'flag, value', [('--weight-decay', 5), ('--learning-rate', 0.1), ('--grad-clip', 0.01)]
 )

@@ -3637,7 +3637,9 @@ def resume_run(cli_args: dict[str, Any], device: torch.device) -> tuple[Run, Any
     if run.step > run.config.max_steps:
         limit = f'--max-steps {run.config.max_steps}'
         raise UserError(f'{folder} is at step {run.step}, beyond {limit}: choose a larger one')
-    if asks_for_much_memory(run) and 'batch_size' not in cli_args:
+    was_restarted = HAVE_EXTRAS and launched_by_torchrun() and torchrun.was_restarted()
+    is_trusted = was_restarted or 'batch_size' in cli_args
+    if not is_trusted and asks_for_much_memory(run):
         raise UserError(
             f'{folder}: a step would take far more memory than most models of this size; '
             f'if you trust this run, add --batch-size {run.config.batch_size}'

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy
 import pytest
+import torch
 from comparing import checkpoint, differences, read_metrics
 from conftest import ROOT, SMALL
 from forks import assert_one_line, small_run
@@ -174,6 +175,16 @@ def test_a_run_that_takes_much_memory_is_resumed_with_its_batch_size(train_small
         makemore.train(resume=True, work_dir=run.folder, max_steps=2)
     resumed = makemore.train(resume=True, work_dir=run.folder, max_steps=2, batch_size=10_000)
     assert resumed.step == 2
+
+
+def test_torchrun_restarts_a_run_that_takes_much_memory(train_small, monkeypatch):
+    """It was begun by the same command, so nobody has to type its batch size."""
+    run = train_small('bigram', max_steps=1, batch_size=10_000)
+    monkeypatch.setattr(makemore, 'launched_by_torchrun', lambda: True)
+    monkeypatch.setattr(makemore.torchrun, 'was_restarted', lambda: True)
+    resumed, lock = makemore.resume_run({'work_dir': run.folder}, torch.device('cpu'))
+    lock.close()
+    assert resumed.step == 1
 
 
 @pytest.mark.parametrize(
